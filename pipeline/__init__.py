@@ -1,0 +1,1 @@
+"""Studies in, decisions out: everything but torch and Prefect."""

@@ -1,0 +1,1 @@
+"""What the words mean: plain Python and NumPy, knowing no tool."""

@@ -1,0 +1,36 @@
+"""Errors named by what happens next, so that every caller can act on them.
+
+Each message says what was wrong, where, and the cure, in one line and without patient data.
+"""
+
+from __future__ import annotations
+
+
+class SecondreadError(Exception):
+    """The root of every error raised on purpose; its text is safe to show and to log."""
+
+
+class RejectInstance(SecondreadError):
+    """The received bytes are not taken in as an image: they are kept in quarantine with `reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class RetryLater(SecondreadError):
+    """Something outside is busy or away (database, registry, disk): the same call may succeed later."""
+
+
+class DeferCase(SecondreadError):
+    """The model may not speak about this case: a clinician reads it, with `reason` as the code shown."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class HaltPipeline(SecondreadError):
+    """The command cannot run at all: the message names the cure and the exit code is 2."""

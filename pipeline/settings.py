@@ -1,0 +1,56 @@
+"""Settings: read once, at the edge, from `SECONDREAD_*` variables or one file, into a frozen object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import HaltPipeline
+
+
+class Settings(BaseSettings):
+    """Where things are and how long they may take; every field can be set as `SECONDREAD_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="SECONDREAD_", env_file=None, frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".secondread")
+    database_url: str | None = None  #: default: SQLite in the home
+    mlflow_uri: str | None = None  #: default: SQLite in the home
+    protocols: str = "brain-tumour-mr"  #: comma-separated names or YAML paths of the active protocols
+    quiet_seconds: Annotated[float, Field(ge=0)] = 60.0  #: a study is sealed after this long without a new instance
+    lease_seconds: Annotated[float, Field(gt=0)] = 60.0  #: how long a worker holds a case without renewing
+    claim_minutes: Annotated[float, Field(gt=0)] = 30.0  #: how long a reader holds a case without renewing
+    chunk_size: Annotated[int, Field(ge=1, le=1000)] = 8  #: cases claimed at once
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  #: address space of the child that parses and decodes
+    decode_seconds: Annotated[float, Field(gt=0)] = 20.0  #: wall clock the child has for one call
+    bind: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8350
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.home / 'secondread.db'}"
+
+    @property
+    def mlflow(self) -> str:
+        """Tracking and registry URI of MLflow."""
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def protocol_names(self) -> tuple[str, ...]:
+        """Names or paths of the active protocols."""
+        return tuple(name.strip() for name in self.protocols.split(",") if name.strip())
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises HaltPipeline naming the variable and the cure."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = "SECONDREAD_" + "_".join(str(part) for part in problem["loc"]).upper()
+        raise HaltPipeline(f"{name}: {problem['msg']}; correct or unset this variable") from error

@@ -1,0 +1,354 @@
+"""The tables: what is known, who holds it, and what was decided, with the constraints that keep the promises.
+
+Why one file: the constraints only make sense beside each other. Times are UTC; identity stands in `identity` alone;
+UIDs are columns and never paths; probabilities and scores carry CHECKs, because SQLite stores NaN as NULL.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC moment on every database; naive moments are refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without time zone; pass an aware UTC datetime")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _id() -> Column[Any]:
+    return Column("id", String(36), primary_key=True)  # opaque random identifier, hexadecimal
+
+
+study = Table(
+    "study",
+    metadata,
+    _id(),
+    Column("study_instance_uid", String(64), nullable=False, unique=True),
+    Column("patient_pseudonym", String(64), nullable=False),  # keyed HMAC of issuer and PatientID
+    Column("state", String(16), nullable=False),  # StudyState
+    Column("revision", Integer, nullable=False, default=0),  # newest sealed revision, 0 before the first
+    Column("identity_conflict", Boolean, nullable=False, default=False),
+    Column("content_conflict", Boolean, nullable=False, default=False),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+    CheckConstraint("state IN ('OPEN', 'SEALED')", name="state"),
+    CheckConstraint("revision >= 0", name="revision"),
+    Index(None, "state", "last_seen_at"),
+)
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("study_id", ForeignKey("study.id"), primary_key=True),
+    Column("patient_id", String(64)),
+    Column("issuer_of_patient_id", String(64)),
+    Column("patient_name", Text),
+    Column("patient_birth_date", String(16)),
+    Column("patient_sex", String(4)),
+    Column("accession_number", String(64)),
+    Column("study_date", String(16)),
+    Column("study_time", String(32)),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    _id(),
+    Column("sequence", Integer, nullable=False, unique=True),  # order of arrival
+    Column("sha256", String(64), nullable=False),
+    Column("size", Integer, nullable=False),  # bytes
+    Column("source", String(64), nullable=False),  # "folder", "receiver", ...: never a path
+    Column("verdict", String(16), nullable=False),  # Verdict
+    Column("reason", String(64)),  # of a quarantined instance
+    Column("is_image", Boolean, nullable=False),  # quarantined reports and the like leave no gap in a study
+    Column("study_id", ForeignKey("study.id")),  # NULL only when the bytes name no study
+    Column("sop_instance_uid", String(64)),
+    Column("series_instance_uid", String(64)),
+    Column("header", JSON),  # InstanceHeader without its identity fields
+    Column("received_at", UtcTime, nullable=False),
+    CheckConstraint("verdict IN ('accepted', 'duplicate', 'quarantined')", name="verdict"),
+    CheckConstraint("verdict <> 'quarantined' OR reason IS NOT NULL", name="quarantine_has_reason"),
+    CheckConstraint(
+        "verdict <> 'accepted' OR (study_id IS NOT NULL AND sop_instance_uid IS NOT NULL)", name="accepted_has_study"
+    ),
+    Index(None, "study_id", "verdict"),
+    Index(None, "sha256"),
+    Index(
+        "uq_instance_accepted_sop",
+        "sop_instance_uid",
+        unique=True,
+        sqlite_where=text("verdict = 'accepted'"),
+        postgresql_where=text("verdict = 'accepted'"),
+    ),
+)
+
+study_revision = Table(
+    "study_revision",
+    metadata,
+    _id(),
+    Column("study_id", ForeignKey("study.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("manifest_digest", String(64), nullable=False),  # SHA-256 over the sorted instance digests
+    Column("evidence", JSON, nullable=False),  # SealEvidence
+    Column("sealed_at", UtcTime, nullable=False),
+    UniqueConstraint("study_id", "revision"),
+)
+
+revision_instance = Table(
+    "revision_instance",
+    metadata,
+    Column("revision_id", ForeignKey("study_revision.id"), primary_key=True),
+    Column("instance_id", ForeignKey("instance.id"), primary_key=True),
+)
+
+protocol_text = Table(
+    "protocol_text",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("first_used_at", UtcTime, nullable=False),
+)
+
+case = Table(
+    "triage_case",
+    metadata,
+    _id(),
+    Column("study_id", ForeignKey("study.id"), nullable=False),
+    Column("revision_id", ForeignKey("study_revision.id"), nullable=False),
+    Column("protocol", String(64), nullable=False),
+    Column("protocol_digest", ForeignKey("protocol_text.digest"), nullable=False),
+    Column("state", String(16), nullable=False),  # CaseState
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", UtcTime, nullable=False),  # earliest next attempt
+    Column("lease_owner", String(64)),
+    Column("lease_until", UtcTime),
+    Column("fence", Integer, nullable=False, default=0),  # grows with every claim
+    Column("created_at", UtcTime, nullable=False),
+    UniqueConstraint("revision_id", "protocol"),
+    CheckConstraint("state IN ('READY', 'CLAIMED', 'DECIDED', 'SUPERSEDED')", name="state"),
+    CheckConstraint("state <> 'CLAIMED' OR (lease_owner IS NOT NULL AND lease_until IS NOT NULL)", name="lease"),
+    Index(None, "protocol", "state", "not_before"),
+    Index(None, "study_id"),
+)
+
+GUARDS = (
+    "safe_state_off",
+    "release_matches",
+    "certificate_valid",
+    "in_scope",
+    "complete",
+    "no_problems",
+    "all_decoded",
+    "quality_ok",
+    "members_complete",
+    "passes_complete",
+    "finite",
+    "in_distribution",
+    "certain",
+    "score_certified",
+)
+
+routine_proof = Table(
+    "routine_proof",
+    metadata,
+    Column("case_id", ForeignKey("triage_case.id"), primary_key=True),
+    *(Column(guard, Boolean, nullable=False) for guard in GUARDS),
+    CheckConstraint(" AND ".join(GUARDS), name="every_guard_true"),
+)
+
+decision = Table(
+    "decision",
+    metadata,
+    _id(),
+    Column("case_id", ForeignKey("triage_case.id"), nullable=False, unique=True),
+    Column("route", String(16), nullable=False),  # Route
+    Column("proof_case_id", ForeignKey("routine_proof.case_id")),
+    Column("reasons", JSON, nullable=False),
+    Column("guards", JSON, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("route_score", Float),
+    Column("release_digest", String(64)),
+    Column("protocol_digest", String(64), nullable=False),
+    Column("policy", JSON),
+    Column("manifest_digest", String(64), nullable=False),
+    Column("samples_digest", String(64)),
+    Column("fingerprint", JSON, nullable=False),  # library versions and device
+    Column("audit", Boolean, nullable=False, default=False),  # drawn for a blind audit read
+    Column("fence", Integer, nullable=False),
+    Column("decided_at", UtcTime, nullable=False),
+    CheckConstraint("route IN ('PRIORITY', 'ROUTINE', 'REVIEW', 'OUT_OF_SCOPE')", name="route"),
+    CheckConstraint(
+        "route <> 'ROUTINE' OR (proof_case_id IS NOT NULL AND proof_case_id = case_id AND route_score IS NOT NULL "
+        "AND release_digest IS NOT NULL AND samples_digest IS NOT NULL AND policy IS NOT NULL)",
+        name="routine_is_proven",
+    ),
+    CheckConstraint("route_score IS NULL OR (route_score >= 0 AND route_score <= 1)", name="route_score"),
+    Index(None, "route", "decided_at"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _id(),
+    Column("decision_id", ForeignKey("decision.id"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("payload", JSON, nullable=False),  # identifiers only
+    Column("created_at", UtcTime, nullable=False),
+    Column("delivered_at", UtcTime),
+    UniqueConstraint("decision_id", "kind"),
+)
+
+worklist_item = Table(
+    "worklist_item",
+    metadata,
+    _id(),
+    Column("case_id", ForeignKey("triage_case.id"), nullable=False),
+    Column("state", String(16), nullable=False),  # ItemState
+    Column("specialty", String(64), nullable=False),
+    Column("priority", Integer, nullable=False),  # 2 high, 1 medium, 0 low (UPS priorities)
+    Column("reasons", JSON, nullable=False),  # what the reader is told; audit items look like the others
+    Column("created_at", UtcTime, nullable=False),
+    Column("due_at", UtcTime, nullable=False),
+    Column("claimed_by", ForeignKey("account.id")),
+    Column("lease_until", UtcTime),
+    Column("fence", Integer, nullable=False, default=0),
+    CheckConstraint("state IN ('SCHEDULED', 'IN_PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
+    CheckConstraint("state <> 'IN_PROGRESS' OR (claimed_by IS NOT NULL AND lease_until IS NOT NULL)", name="lease"),
+    Index(
+        "uq_worklist_item_open",
+        "case_id",
+        unique=True,
+        sqlite_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+        postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+    ),
+    Index(None, "state", "priority", "due_at", "id"),
+)
+
+read = Table(
+    "read",
+    metadata,
+    _id(),
+    Column("item_id", ForeignKey("worklist_item.id"), nullable=False),
+    Column("case_id", ForeignKey("triage_case.id"), nullable=False),
+    Column("reader_id", ForeignKey("account.id"), nullable=False),
+    Column("finding", String(64), nullable=False),  # a class of the protocol, or "cannot_be_read"
+    Column("certainty", Integer, nullable=False),  # 1 (guess) to 5 (sure)
+    Column("comment", Text, nullable=False, default=""),
+    Column("fence", Integer, nullable=False),
+    Column("opened_at", UtcTime, nullable=False),
+    Column("committed_at", UtcTime, nullable=False),
+    Column("revealed_at", UtcTime),
+    Column("agreement", String(16)),  # after the reveal: agree, disagree, amend
+    UniqueConstraint("item_id"),
+    CheckConstraint("certainty BETWEEN 1 AND 5", name="certainty"),
+    CheckConstraint("revealed_at IS NULL OR revealed_at >= committed_at", name="commit_before_reveal"),
+)
+
+account = Table(
+    "account",
+    metadata,
+    _id(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("password_hash", String(256), nullable=False),  # argon2id
+    Column("role", String(32), nullable=False),
+    Column("specialties", JSON, nullable=False),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("locked_until", UtcTime),
+    Column("disabled", Boolean, nullable=False, default=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),  # SHA-256 of the cookie's random value
+    Column("account_id", ForeignKey("account.id"), nullable=False),
+    Column("csrf_token", String(64), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+)
+
+audit_event = Table(
+    "audit_event",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("case_id", String(36)),
+    Column("study_id", String(36)),
+    Column("payload", Text, nullable=False),  # canonical JSON, no patient data
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Index(None, "case_id"),
+)
+
+release_alias = Table(
+    "release_alias",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("model", String(128), nullable=False),
+    Column("alias", String(32), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("release_digest", String(64), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index(None, "model", "alias", "sequence"),
+)
+
+safe_state = Table(
+    "safe_state",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("on", Boolean, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
