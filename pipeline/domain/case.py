@@ -9,7 +9,7 @@ class Route(StrEnum):
     """Where a case goes; every sealed study gets exactly one per protocol."""
 
     PRIORITY = "PRIORITY"  #: A confident finding: to the front of the list.
-    ROUTINE = "ROUTINE"  #: The certified policy is confident that the finding asked for is absent; ordinary place, ordinary list.
+    ROUTINE = "ROUTINE"  #: Certified confidence that the finding is absent; keeps its ordinary place.
     REVIEW = "REVIEW"  #: The model defers: a named specialty reads it.
     OUT_OF_SCOPE = "OUT_OF_SCOPE"  #: The protocol does not apply; the reason is stored and shown.
 
@@ -23,9 +23,7 @@ class Reason(StrEnum):
     NOVEL = "NOVEL"  #: The images do not look like those the release was fitted on.
     INCOMPLETE = "INCOMPLETE"  #: Images are missing, or nothing proves that none is.
     UNREADABLE = "UNREADABLE"  #: Images arrived but cannot be decoded.
-    LOW_QUALITY = (
-        "LOW_QUALITY"  #: The images are blank, saturated, moved or otherwise not fit for a reading by the model.
-    )
+    LOW_QUALITY = "LOW_QUALITY"  #: Blank, saturated, moved or otherwise unfit images.
     NO_SERIES = "NO_SERIES"  #: No series of the study satisfies the protocol's series rule.
     AMBIGUOUS_SERIES = "AMBIGUOUS_SERIES"  #: Several series satisfy the rule and it names no winner.
     IRREGULAR_GEOMETRY = "IRREGULAR_GEOMETRY"  #: Positions, orientation or matrix sizes do not form one regular volume.
