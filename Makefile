@@ -1,0 +1,60 @@
+# Two commands matter to a newcomer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The tests that make test leaves to make test-all.
+FAST := not slow and not gpu
+export PYTHONDONTWRITEBYTECODE = 1
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo serve test test-all lint format bench system clean
+
+help:
+	@echo "make demo      the whole story on generated patients (about five minutes)"
+	@echo "make serve     the same, then opens the reading room"
+	@echo "make test      lint and the test suite"
+	@echo "make test-all  with the slow suites"
+	@echo "make bench     speed, as ratios against a baseline measured in the same run"
+	@echo "make system    Debian packages the tests use where present (run as root)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 2; }
+	@# torch first: later requirements must not pull another build of it.
+	$(BIN)/pip install --disable-pip-version-check -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/secondread demo
+
+serve: install
+	$(BIN)/secondread demo --serve
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "$(FAST)"
+
+test-all: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "not gpu or gpu"
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+system:
+	./docker/system-packages.sh
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
