@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import HaltPipeline
 
+SECRETS = Path("/run/secrets")
+"""Where containers find their secrets: a file `secondread_<field>` there is read as that setting."""
+
 
 class Settings(BaseSettings):
     """Where things are and how long they may take; every field can be set as `SECONDREAD_<FIELD>`."""
@@ -49,7 +52,7 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """The settings of this process. Raises HaltPipeline naming the variable and the cure."""
     try:
-        return Settings()
+        return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         name = "SECONDREAD_" + "_".join(str(part) for part in problem["loc"]).upper()

@@ -1,0 +1,3 @@
+-- Run once by the database's first start: one database per server.
+CREATE DATABASE prefect;
+CREATE DATABASE mlflow;
