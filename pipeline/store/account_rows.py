@@ -1,0 +1,173 @@
+"""Accounts of the reading room: passwords as argon2id hashes, failures counted, delays that grow and always end."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from pipeline.errors import HaltPipeline
+from pipeline.store.tables import account
+
+FREE_FAILURES = 5  #: wrong passwords without delay
+LONGEST_DELAY = timedelta(minutes=15)
+SHORTEST_PASSWORD = 12  #: characters
+LONGEST_PASSWORD = 1024  #: characters; longer ones would let a stranger buy hashing time
+LONGEST_NAME = 64
+
+_hasher = PasswordHasher()
+_hashing = threading.BoundedSemaphore(2)  # 64 MiB and several cores each: more at once would starve the room
+
+
+@cache
+def _hash_of_nobody() -> str:
+    return _hasher.hash(uuid.uuid4().hex)
+
+
+class Role(StrEnum):
+    """What an account may do."""
+
+    VIEWER = "viewer"  #: Look at the worklist and the images.
+    READER = "reader"  #: Also claim and read cases of the account's specialties.
+    LEAD = "lead"  #: Also claim and read cases of every specialty.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Who is at the desk."""
+
+    id: str
+    name: str
+    role: Role
+    specialties: tuple[str, ...]
+
+    @property
+    def may_read(self) -> bool:
+        """Whether this account may claim cases at all."""
+        return self.role in {Role.READER, Role.LEAD}
+
+    @property
+    def claimable(self) -> tuple[str, ...] | None:
+        """Specialties whose cases this account may claim; None means every specialty."""
+        if self.role is Role.LEAD:
+            return None
+        return self.specialties if self.may_read else ()
+
+    def may_claim(self, specialty: str) -> bool:
+        """Whether this account may claim a case of that specialty."""
+        return self.claimable is None or specialty in self.claimable
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPassword:
+    """What sign-in needs to know of an account before the password was checked."""
+
+    account: Account
+    password_hash: str
+    locked_until: datetime | None
+    disabled: bool
+
+
+def create_account(
+    connection: Connection, *, name: str, password: str, role: str, specialties: Sequence[str], now: datetime
+) -> str:
+    """Make an account and return its id; raises HaltPipeline naming what to change."""
+    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise HaltPipeline(f"the account's name must have 1 to {LONGEST_NAME} printable characters; choose another")
+    if role not in set(Role):
+        raise HaltPipeline(f"no role named '{role}': use one of {', '.join(Role)}")
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise HaltPipeline(
+            f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; choose another"
+        )
+    account_id = uuid.uuid4().hex
+    row = {
+        "id": account_id,
+        "name": name.strip(),
+        "password_hash": _hash(password),
+        "role": role,
+        "specialties": list(specialties),
+        "created_at": now,
+    }
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(account).values(**row))
+    except IntegrityError as error:
+        raise HaltPipeline(f"an account named '{name.strip()}' exists already; choose another name") from error
+    return account_id
+
+
+def _hash(password: str) -> str:
+    with _hashing:
+        return _hasher.hash(password)
+
+
+def find_for_sign_in(connection: Connection, name: str) -> StoredPassword | None:
+    """The account of that name with what is needed to check a password, or None."""
+    row = connection.execute(select(account).where(account.c.name == name.strip())).one_or_none()
+    if row is None:
+        return None
+    return StoredPassword(
+        account=Account(id=row.id, name=row.name, role=Role(row.role), specialties=tuple(row.specialties)),
+        password_hash=row.password_hash,
+        locked_until=row.locked_until,
+        disabled=row.disabled,
+    )
+
+
+def password_matches(stored: StoredPassword | None, password: str) -> bool:
+    """Whether the password is right; an unknown account costs the same time as a known one."""
+    with _hashing:
+        try:
+            _hasher.verify(_hash_of_nobody() if stored is None else stored.password_hash, password[:LONGEST_PASSWORD])
+        except (VerificationError, InvalidHashError):
+            return False
+    return stored is not None and len(password) <= LONGEST_PASSWORD
+
+
+def delay_after(failures: int) -> timedelta:
+    """How long sign-in waits after that many wrong passwords in a row: nothing, then doubling, never for good."""
+    if failures <= FREE_FAILURES:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(failures - FREE_FAILURES, 20)), LONGEST_DELAY)
+
+
+def record_failure(connection: Connection, *, account_id: str, now: datetime) -> int:
+    """Count one wrong password, delay the next attempt when there were many, and return the count."""
+    failures: int = connection.execute(
+        update(account)
+        .where(account.c.id == account_id)
+        .values(failures=account.c.failures + 1)
+        .returning(account.c.failures)
+    ).scalar_one()
+    delay = delay_after(failures)
+    if delay:
+        connection.execute(update(account).where(account.c.id == account_id).values(locked_until=now + delay))
+    return failures
+
+
+def record_success(connection: Connection, *, account_id: str) -> None:
+    """Forget the wrong passwords."""
+    connection.execute(update(account).where(account.c.id == account_id).values(failures=0, locked_until=None))
+
+
+def upgrade_hash(connection: Connection, *, stored: StoredPassword, password: str) -> None:
+    """Store the password under today's parameters where its hash was made with older ones."""
+    if _hasher.check_needs_rehash(stored.password_hash):
+        connection.execute(
+            update(account).where(account.c.id == stored.account.id).values(password_hash=_hash(password))
+        )
+
+
+def disable_account(connection: Connection, *, name: str) -> bool:
+    """Shut an account out at once, its sessions too; False when there is none of that name."""
+    return connection.execute(update(account).where(account.c.name == name).values(disabled=True)).rowcount == 1

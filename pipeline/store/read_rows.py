@@ -1,0 +1,109 @@
+"""Reads: one clinician's interpretation of one case, written once, with the moments that show it was made blind."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from pipeline.store.tables import audit_event, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRead:
+    """A committed read; `revealed_at` is None until its reader has seen the model's answer."""
+
+    id: str
+    item_id: str
+    case_id: str
+    reader_id: str
+    finding: str
+    certainty: int
+    comment: str
+    opened_at: datetime
+    committed_at: datetime
+    revealed_at: datetime | None
+    agreement: str | None
+
+
+def add_read(
+    connection: Connection,
+    *,
+    item_id: str,
+    case_id: str,
+    reader_id: str,
+    finding: str,
+    certainty: int,
+    comment: str,
+    fence: int,
+    opened_at: datetime,
+    committed_at: datetime,
+) -> str:
+    """Write a read and return its id; the database refuses a second read of one item."""
+    read_id = uuid.uuid4().hex
+    connection.execute(
+        insert(read).values(
+            id=read_id,
+            item_id=item_id,
+            case_id=case_id,
+            reader_id=reader_id,
+            finding=finding,
+            certainty=certainty,
+            comment=comment,
+            fence=fence,
+            opened_at=opened_at,
+            committed_at=committed_at,
+        )
+    )
+    return read_id
+
+
+def read_by(connection: Connection, *, case_id: str, reader_id: str) -> StoredRead | None:
+    """This reader's newest read of the case, or None."""
+    query = (
+        select(read)
+        .where(read.c.case_id == case_id, read.c.reader_id == reader_id)
+        .order_by(read.c.committed_at.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    names = StoredRead.__dataclass_fields__
+    return StoredRead(**{name: row._mapping[name] for name in names})  # noqa: SLF001 - the documented row view
+
+
+def mark_revealed(connection: Connection, *, read_id: str, now: datetime) -> bool:
+    """Note the first moment the model's answer was shown to this reader; False when it was noted before."""
+    changed = connection.execute(
+        update(read).where(read.c.id == read_id, read.c.revealed_at.is_(None)).values(revealed_at=now)
+    )
+    return changed.rowcount == 1
+
+
+def record_agreement(connection: Connection, *, read_id: str, agreement: str) -> bool:
+    """Note once what the reader made of the revealed answer; False before the reveal or the second time."""
+    changed = connection.execute(
+        update(read)
+        .where(read.c.id == read_id, read.c.revealed_at.is_not(None), read.c.agreement.is_(None))
+        .values(agreement=agreement)
+    )
+    return changed.rowcount == 1
+
+
+def first_opened(connection: Connection, *, item_id: str, case_id: str, actor: str, event: str) -> datetime | None:
+    """The first moment the audit trail shows this reader opening this item."""
+    query = (
+        select(audit_event.c.at)
+        .where(
+            audit_event.c.case_id == case_id,
+            audit_event.c.actor == actor,
+            audit_event.c.event == event,
+            audit_event.c.payload.contains(item_id),
+        )
+        .order_by(audit_event.c.sequence)
+        .limit(1)
+    )
+    return connection.execute(query).scalar_one_or_none()

@@ -1,0 +1,92 @@
+"""Sessions on the server's side: the cookie holds a random value, the database its hash, so both sides can end it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from pipeline.store.account_rows import Account, Role
+from pipeline.store.tables import account, session
+
+_TOUCH_AFTER = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedIn:
+    """A live session: who, the token that proves a form is ours, and whether `last_seen_at` is due for a refresh."""
+
+    account: Account
+    csrf_token: str
+    token_hash: str
+    needs_touch: bool
+
+
+def hash_token(token: str) -> str:
+    """SHA-256 of a cookie's value, hexadecimal; the value itself is never stored."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def open_session(connection: Connection, *, account_id: str, now: datetime) -> str:
+    """Start a session and return the cookie's value: 256 random bits, different at every sign-in."""
+    token = secrets.token_urlsafe(32)
+    connection.execute(
+        insert(session).values(
+            token_hash=hash_token(token),
+            account_id=account_id,
+            csrf_token=secrets.token_urlsafe(32),
+            created_at=now,
+            last_seen_at=now,
+        )
+    )
+    return token
+
+
+def find_session(
+    connection: Connection, *, token: str, now: datetime, idle: timedelta, absolute: timedelta
+) -> SignedIn | None:
+    """The live session of a cookie's value, or None when unknown, ended, too old, or its account is disabled."""
+    query = (
+        select(session, account.c.name, account.c.role, account.c.specialties)
+        .join(account, account.c.id == session.c.account_id)
+        .where(
+            session.c.token_hash == hash_token(token),
+            session.c.last_seen_at > now - idle,
+            session.c.created_at > now - absolute,
+            account.c.disabled.is_(False),
+        )
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    who = Account(id=row.account_id, name=row.name, role=Role(row.role), specialties=tuple(row.specialties))
+    return SignedIn(
+        account=who,
+        csrf_token=row.csrf_token,
+        token_hash=row.token_hash,
+        needs_touch=row.last_seen_at <= now - _TOUCH_AFTER,
+    )
+
+
+def touch_session(connection: Connection, *, token_hash: str, now: datetime) -> None:
+    """Note that the session was used."""
+    connection.execute(update(session).where(session.c.token_hash == token_hash).values(last_seen_at=now))
+
+
+def close_session(connection: Connection, *, token_hash: str) -> None:
+    """End a session for good."""
+    connection.execute(delete(session).where(session.c.token_hash == token_hash))
+
+
+def close_account_sessions(connection: Connection, *, account_id: str) -> int:
+    """End every session of an account and return how many there were."""
+    return connection.execute(delete(session).where(session.c.account_id == account_id)).rowcount
+
+
+def forget_ended_sessions(connection: Connection, *, now: datetime, idle: timedelta, absolute: timedelta) -> int:
+    """Remove sessions that can not be used any more and return how many there were."""
+    ended = (session.c.last_seen_at <= now - idle) | (session.c.created_at <= now - absolute)
+    return connection.execute(delete(session).where(ended)).rowcount
