@@ -10,13 +10,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, literal, or_, select, update
 
 from pipeline.domain.case import ItemState
 from pipeline.store.tables import worklist_item
 
+Transaction: TypeAlias = Connection  #: an open transaction, for callers that do not know the database library
 _OPEN = (ItemState.SCHEDULED.value, ItemState.IN_PROGRESS.value)
 
 
@@ -168,16 +169,18 @@ def complete_claim(connection: Connection, *, case_id: str, account_id: str, fen
     ).scalar_one_or_none()
 
 
-def counts_by_state(connection: Connection, *, account_id: str, now: datetime) -> dict[str, int]:
-    """How many items wait, are overdue, are held by anybody and by this account."""
-    waiting = worklist_item.c.state.in_(_OPEN)
+def counts_by_state(
+    connection: Connection, *, account_id: str, specialties: Sequence[str] | None, now: datetime
+) -> dict[str, int]:
+    """How many items are open, overdue, of these specialties (None: all), held by anybody and by this account."""
     held = and_(worklist_item.c.state == ItemState.IN_PROGRESS.value, worklist_item.c.lease_until > now)
-    row = connection.execute(
-        select(
-            func.count().label("open"),
-            func.coalesce(func.sum(case((worklist_item.c.due_at <= now, 1), else_=0)), 0).label("overdue"),
-            func.coalesce(func.sum(case((held, 1), else_=0)), 0).label("held"),
-            func.coalesce(func.sum(case((is_held_by(account_id, now), 1), else_=0)), 0).label("mine"),
-        ).where(waiting)
-    ).one()
-    return {"open": int(row.open), "overdue": int(row.overdue), "held": int(row.held), "mine": int(row.mine)}
+    own = literal(True) if specialties is None else worklist_item.c.specialty.in_(list(specialties))
+    asked = {
+        "overdue": worklist_item.c.due_at <= now,
+        "specialty": own,
+        "held": held,
+        "mine": is_held_by(account_id, now),
+    }
+    sums = [func.coalesce(func.sum(case((which, 1), else_=0)), 0).label(name) for name, which in asked.items()]
+    row = connection.execute(select(func.count().label("open"), *sums).where(worklist_item.c.state.in_(_OPEN))).one()
+    return {name: int(value) for name, value in row._mapping.items()}  # noqa: SLF001 - the documented row view
