@@ -1,0 +1,191 @@
+"""The certificate: with confidence 1 - delta at most a share alpha of the cases at risk is routed the wrong way.
+
+At risk are the studies with the finding on the routine side, and those without it on the priority side. What is certified
+is the routing function as deployed: a case that a gate sends to a clinician (novel, too much disagreement) enters with
+score +inf on the routine side and -inf on the priority side, and stays in the denominator. `delta` is the share of this
+side; a policy of two certified sides shares its delta in halves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.domain.certification_cases import (
+    Side,
+    check_limits,
+    check_patients,
+    gated_scores,
+    one_case_per_patient,
+    rising_scores,
+)
+from pipeline.domain.ladder import (
+    Rung,
+    climb,
+    clopper_pearson_upper,
+    exact_p_value,
+    ladder_from,
+    misses_at,
+    predicted_start,
+    smallest_certifiable,
+)
+from pipeline.domain.wording import certificate_sentence
+from pipeline.errors import HaltPipeline
+
+__all__ = ["Certificate", "Side", "certify", "clopper_pearson_upper", "gated_scores", "one_case_per_patient"]
+
+_P_TOLERANCE = 1e-9  # between p-values computed by different library versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """The counts that prove one side of the policy, or that show why it is not proven.
+
+    `positives` are the cases at risk in the certify split and `misses` those of them on the chosen rung, or on the
+    lowest rung tried when nothing is certified. `smallest_alpha` is the smallest limit these patients can certify.
+    """
+
+    side: Side
+    alpha: float
+    delta: float
+    positives: int
+    misses: int
+    certified: bool
+    threshold: float | None
+    rungs: tuple[Rung, ...]  #: in the order of testing upwards
+    start: int  #: index of the first rung tested, chosen on the tune split
+    smallest_alpha: float | None
+    patients: int  #: in the certify split, one case each
+    dependencies: Mapping[str, str] = field(default_factory=dict)  #: digests of what the certificate was made for
+    made_on: date
+    expires_on: date  #: last day of validity
+
+    def sentence(self) -> str:
+        """The certificate in one plain sentence."""
+        return certificate_sentence(
+            side=self.side,
+            alpha=self.alpha,
+            delta=self.delta,
+            at_risk=self.positives,
+            misses=self.misses,
+            certified=self.certified,
+            smallest_alpha=self.smallest_alpha,
+            expires_on=self.expires_on,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able content; the inverse of `from_dict`."""
+        content = asdict(self)
+        content["rungs"] = [asdict(rung) for rung in self.rungs]
+        content["dependencies"] = dict(self.dependencies)
+        content["made_on"], content["expires_on"] = self.made_on.isoformat(), self.expires_on.isoformat()
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Certificate:
+        """The certificate in `content`, its proof recomputed; raises HaltPipeline where the counts do not support it."""
+        try:
+            values = dict(content)
+            values["rungs"] = tuple(Rung(**rung) for rung in values["rungs"])
+            values["dependencies"] = dict(values["dependencies"])
+            values["made_on"] = date.fromisoformat(values["made_on"])
+            values["expires_on"] = date.fromisoformat(values["expires_on"])
+            found = cls(**values)
+            problem = _contradiction(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise HaltPipeline(f"certificate: unreadable ({type(error).__name__}); train the release again") from error
+        if problem is not None:
+            raise HaltPipeline(f"certificate: {problem}; it was changed after it was made, train the release again")
+        return found
+
+
+def certify(
+    tune_scores: ArrayLike,
+    tune_positive: ArrayLike,
+    scores: ArrayLike,
+    positive: ArrayLike,
+    patients: Sequence[str],
+    *,
+    tune_patients: Sequence[str],
+    alpha: float,
+    delta: float,
+    side: Side,
+    made_on: date,
+    expires_on: date,
+    dependencies: Mapping[str, str],
+) -> Certificate:
+    """Certify one side of the policy on patients that nothing before was fitted on, one case each.
+
+    Scores are calibrated probabilities of any finding (N,), gated cases +inf (routine) or -inf (priority); `positive`
+    tells which cases show the finding, on both sides. Raises HaltPipeline when a patient is repeated in certify or stands
+    in both splits, a limit is not in (0, 1), lengths differ or a score is undefined.
+    """
+    check_limits(alpha, delta, made_on, expires_on)
+    check_patients(patients, tune_patients)
+    tune_rising, tune_at_risk = rising_scores("tune", tune_scores, tune_positive, len(tune_patients), side)
+    rising, at_risk = rising_scores("certify", scores, positive, len(patients), side)
+    n = int(at_risk.sum())
+    thresholds = ladder_from(tune_rising)
+    counts = misses_at(thresholds, rising, at_risk)
+    p_values = [exact_p_value(k, n, alpha) for k in counts]
+    start = predicted_start(misses_at(thresholds, tune_rising, tune_at_risk), int(tune_at_risk.sum()), n, alpha)
+    last = climb(p_values, start, delta)
+    sign = 1.0 if side == "routine" else -1.0
+    rungs = tuple(
+        Rung(threshold=float(sign * t), k=k, n=n, p=p) for t, k, p in zip(thresholds, counts, p_values, strict=True)
+    )
+    shown = start if last is None else last
+    return Certificate(
+        side=side,
+        alpha=alpha,
+        delta=delta,
+        positives=n,
+        misses=counts[shown] if counts else 0,
+        certified=last is not None,
+        threshold=None if last is None else rungs[last].threshold,
+        rungs=rungs,
+        start=start if rungs else 0,
+        smallest_alpha=smallest_certifiable(counts[start], n, delta) if counts else None,
+        patients=len(patients),
+        dependencies=dict(dependencies),
+        made_on=made_on,
+        expires_on=expires_on,
+    )
+
+
+def _contradiction(found: Certificate) -> str | None:
+    """What in a stored certificate does not follow from its own counts, or None."""
+    if found.side not in ("routine", "priority"):
+        return "its side is unknown"
+    check_limits(found.alpha, found.delta, found.made_on, found.expires_on)
+    problem = _impossible_rungs(found)
+    if problem is not None:
+        return problem
+    last = climb([exact_p_value(r.k, r.n, found.alpha) for r in found.rungs], found.start, found.delta)
+    threshold = None if last is None else found.rungs[last].threshold
+    follows = found.certified is (last is not None) and found.threshold == threshold
+    return None if follows else "its threshold does not follow from its rungs"
+
+
+def _impossible_rungs(found: Certificate) -> str | None:
+    if any(type(r.k) is not int or type(r.n) is not int or not 0 <= r.k <= r.n for r in found.rungs):
+        return "a count is impossible"
+    if any(r.n != found.positives for r in found.rungs) or found.positives > found.patients:
+        return "its numbers of patients differ"
+    rising = [r.threshold if found.side == "routine" else -r.threshold for r in found.rungs]
+    if not np.isfinite(rising).all() or sorted(set(rising)) != rising:
+        return "its thresholds are not in order"
+    if any(abs(exact_p_value(r.k, r.n, found.alpha) - r.p) > _P_TOLERANCE for r in found.rungs):
+        return "a p-value does not follow from its counts"
+    return None
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """The certificate as canonical JSON text, for hashing and storing."""
+    return json.dumps(certificate.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
