@@ -16,11 +16,11 @@ from pipeline.errors import SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.store import audit_rows, line_rows, read_rows, reading_rows, worklist_rows
 from pipeline.store.account_rows import Account
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Transaction
 from pipeline.store.line_rows import Line, Show
 from pipeline.store.read_rows import StoredRead
 from pipeline.store.reading_rows import BlindCase, ModelAnswer
-from pipeline.store.worklist_rows import Claim, Transaction
+from pipeline.store.worklist_rows import Claim
 
 CANNOT_BE_READ = "cannot_be_read"
 REQUESTED = "REQUESTED"  #: the reason of an item that a colleague and not the model asked for

@@ -10,14 +10,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, literal, or_, select, update
 
 from pipeline.domain.case import ItemState
 from pipeline.store.tables import worklist_item
 
-Transaction: TypeAlias = Connection  #: an open transaction, for callers that do not know the database library
 _OPEN = (ItemState.SCHEDULED.value, ItemState.IN_PROGRESS.value)
 
 
