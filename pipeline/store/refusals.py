@@ -1,0 +1,35 @@
+"""What a failed statement means: the same call may succeed later, the tables are absent, or a promise was kept."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pipeline.errors import SecondreadError
+
+_PASSING_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable to open", "readonly")
+_PASSING_POSTGRES = ("08", "40", "53", "55P03", "57")
+"""SQLSTATE classes: connection, transaction rollback, resources, lock not available, operator intervention."""
+
+
+class ConstraintRefused(SecondreadError):
+    """A row that would break a promise was refused by the database; nothing of its transaction was written."""
+
+
+def is_missing_table(error: DBAPIError) -> bool:
+    """Whether the statement failed because the schema is absent."""
+    return getattr(error.orig, "sqlstate", None) == "42P01" or "no such table" in str(error.orig)
+
+
+def is_passing(error: SQLAlchemyError) -> bool:
+    """Whether the same statement may succeed later: locked, full, read-only for now, restarted, unreachable."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_PASSING_POSTGRES)
+    if type(error.orig).__module__.startswith("psycopg"):
+        return error.connection_invalidated or isinstance(error, OperationalError)
+    return any(word in str(error.orig).lower() for word in _PASSING_SQLITE)
