@@ -1,0 +1,75 @@
+"""What a network sees on its way, for novelty: the features before its last linear layer and those of a shallower depth.
+
+Maps are averaged over space (or tokens) inside the hook: later layers work in place and would change what was kept.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.dropout_placement import anatomy
+from pipeline.errors import HaltPipeline
+
+PENULTIMATE = "penultimate"
+SHALLOW = "shallow"
+
+
+class FeatureWatch:
+    """Collects features (P, F) from the forward passes made within its `with` blocks, in order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._head = _last_linear(network)
+        self._shallow = _shallow(network)
+        self._tokens = self._shallow is not None and anatomy(network).tokens
+        self._seen: dict[str, list[Tensor]] = {PENULTIMATE: [], SHALLOW: []}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> FeatureWatch:
+        self._hooks = [self._head.register_forward_pre_hook(self._at_head)]
+        if self._shallow is not None:
+            self._hooks.append(self._shallow.register_forward_hook(self._at_shallow))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def complete(self, parts: int) -> bool:
+        """Whether every depth was seen for this many parts."""
+        depths = (PENULTIMATE, SHALLOW) if self._shallow is not None else (PENULTIMATE,)
+        return all(sum(len(rows) for rows in self._seen[depth]) == parts for depth in depths)
+
+    def features(self) -> dict[str, NDArray[np.float64]]:
+        """Features per depth (P, F), float64."""
+        return {depth: torch.cat(rows).numpy() for depth, rows in self._seen.items() if rows}
+
+    def _at_head(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._seen[PENULTIMATE].append(inputs[0].detach().flatten(1).to("cpu", torch.float64, copy=True))
+
+    def _at_shallow(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        over = 1 if self._tokens else tuple(range(2, output.dim()))
+        pooled = output.detach().float().mean(dim=over)
+        self._seen[SHALLOW].append(pooled.to("cpu", torch.float64))
+
+
+def _last_linear(network: nn.Module) -> nn.Linear:
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise HaltPipeline("network: it has no linear layer whose input could serve as features; use another network")
+    return linear[-1]
+
+
+def _shallow(network: nn.Module) -> nn.Module | None:
+    """The shallower depth of a known network; another kind of network has the penultimate features only."""
+    try:
+        return network.get_submodule(anatomy(network).shallow)
+    except HaltPipeline:
+        return None
