@@ -1,0 +1,1 @@
+"""The DICOM edge: bytes from outside become checked headers and volumes here, and nowhere else."""

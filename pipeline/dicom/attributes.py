@@ -1,0 +1,98 @@
+"""Reading single attributes: a bad value is an absent value, and text is short and free of control characters.
+
+pydicom echoes values in its warnings and exceptions; nothing of them leaves this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom import Dataset
+
+LONGEST_TEXT = 256  #: characters of one value that are kept
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence libraries that echo values in warnings and log lines, while in-process code reads a file."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def value(dataset: Dataset, keyword: str) -> Any:
+    """The value of `keyword`, or None where it is absent, empty or cannot be converted."""
+    try:
+        found = dataset.get(keyword)
+    except Exception:  # noqa: BLE001  a library boundary: mutated files raise a dozen types
+        return None
+    return None if found is None or found == "" else found
+
+
+def text(dataset: Dataset, keyword: str) -> str | None:
+    """The value as text of at most `LONGEST_TEXT` characters without control characters, or None."""
+    found = value(dataset, keyword)
+    if isinstance(found, Sequence) and not isinstance(found, str | bytes):
+        found = "\\".join(str(part) for part in found)
+    if found is None or isinstance(found, bytes):
+        return None
+    return _CONTROL.sub(" ", str(found)).strip()[:LONGEST_TEXT] or None
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Every value of a multi-valued text attribute; empty when absent."""
+    whole = text(dataset, keyword)
+    return tuple(part.strip() for part in whole.split("\\")) if whole else ()
+
+
+def uid(dataset: Dataset, keyword: str) -> str | None:
+    """The value as text, whatever it holds (see `is_uid`), or None when absent."""
+    return text(dataset, keyword)
+
+
+def is_uid(candidate: str) -> bool:
+    """Whether the text is a UID: digits and single dots, 64 characters at most (PS3.5 section 9.1)."""
+    return len(candidate) <= 64 and _UID.fullmatch(candidate) is not None
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly `count` finite numbers, or None."""
+    found = value(dataset, keyword)
+    parts = found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else (found,)
+    try:
+        converted = tuple(float(part) for part in parts)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return converted if len(converted) == count and all(map(math.isfinite, converted)) else None
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """One finite number, or None."""
+    found = numbers(dataset, keyword, 1)
+    return found[0] if found else None
+
+
+def integer(dataset: Dataset, keyword: str) -> int | None:
+    """One integer that fits 64 bits, or None."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found.is_integer() and abs(found) < 2**53 else None
+
+
+def items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence; empty when absent."""
+    found = value(dataset, keyword)
+    return found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else ()

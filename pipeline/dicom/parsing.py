@@ -1,0 +1,187 @@
+"""From bytes to a pydicom data set, with every limit applied before the parser sees the bytes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom import Dataset, uid
+from pydicom.filereader import read_dataset
+
+from pipeline.dicom.sop_classes import RADIOLOGICAL, is_standard
+from pipeline.errors import RejectInstance
+
+MAX_INFLATED_BYTES: Final = 128 * 2**20  #: of a deflated data set
+PREAMBLE_BYTES: Final = 128
+_PIXEL_DATA: Final = 0x7FE00010
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+
+#: Beginnings of files that an operating system would run; TIFF's dual-use preamble stays allowed (PS3.10 section 7.1).
+EXECUTABLE_MAGIC: Final = (
+    b"MZ",
+    b"\x7fELF",
+    b"#!",
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+    b"\xbe\xba\xfe\xca",
+)
+NATIVE: Final = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+    }
+)
+COMPRESSED: Final = frozenset(
+    {
+        uid.RLELossless,
+        uid.JPEGBaseline8Bit,
+        uid.JPEGExtended12Bit,
+        uid.JPEGLossless,
+        uid.JPEGLosslessSV1,
+        uid.JPEGLSLossless,
+        uid.JPEGLSNearLossless,
+        uid.JPEG2000Lossless,
+        uid.JPEG2000,
+        uid.HTJ2KLossless,
+        uid.HTJ2KLosslessRPCL,
+        uid.HTJ2K,
+    }
+)
+_LONG_FORM: Final = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ParsedInstance:
+    """One data set with the transfer syntax it came in.
+
+    `problem` is a refusal found while the header could still be read, so that the study it names is known.
+    """
+
+    dataset: Dataset
+    transfer_syntax_uid: str
+    problem: RejectInstance | None
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """What the file meta information (PS3.10 section 7.1) says, and where the data set begins."""
+
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    ends_at: int
+
+
+def is_executable(data: bytes) -> bool:
+    """Whether an operating system could take the file for a program."""
+    return data.startswith(EXECUTABLE_MAGIC)
+
+
+def parse(data: bytes) -> ParsedInstance:
+    """The data set in the bytes of one file. Raises RejectInstance where not even a header can be read."""
+    meta = read_file_meta(data)
+    _refuse_known_other_objects(meta.sop_class_uid)
+    syntax, body, problem = meta.transfer_syntax_uid, data[meta.ends_at :], None
+    if not syntax:
+        raise RejectInstance("unsupported_transfer_syntax", "the file meta information names no transfer syntax")
+    if syntax not in NATIVE | COMPRESSED:
+        problem = RejectInstance("unsupported_transfer_syntax", "the transfer syntax is not read here")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        body, problem = inflate(body, MAX_INFLATED_BYTES)
+    dataset, cut = _read(body, syntax)
+    return ParsedInstance(dataset, syntax, problem or cut)
+
+
+def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
+    implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
+    stream, problem = io.BytesIO(body), None
+    try:
+        dataset = read_dataset(stream, implicit, little)
+        cut = _is_cut_short(dataset, stream.tell(), len(body))
+    except EOFError:
+        dataset, cut = read_dataset(io.BytesIO(body), implicit, little, stop_when=_is_pixel_data), True
+    if not dataset:
+        raise RejectInstance("truncated", "the file holds no data set")
+    if cut:
+        problem = RejectInstance("truncated", "the data set ends inside an element")
+    return dataset, problem
+
+
+def _is_pixel_data(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag == _PIXEL_DATA
+
+
+def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
+    if not dataset:
+        return False
+    last = dataset.get_item(max(dataset.keys()))
+    length, found = getattr(last, "length", None), getattr(last, "value", None)
+    declares_more = isinstance(found, bytes) and isinstance(length, int) and len(found) < length != _UNDEFINED_LENGTH
+    return declares_more or position < size - 8
+
+
+def _refuse_known_other_objects(sop_class: str) -> None:
+    if is_standard(sop_class) and sop_class not in RADIOLOGICAL:
+        raise RejectInstance("not_an_image", "the SOP class is not a radiological image")
+
+
+def inflate(data: bytes, limit: int) -> tuple[bytes, RejectInstance | None]:
+    """At most `limit` inflated bytes of a deflated data set (PS3.5 A.5), and what is wrong with it if anything.
+
+    Raises RejectInstance when nothing can be inflated.
+    """
+    machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        body = machine.decompress(data, limit)
+    except zlib.error:
+        raise RejectInstance("undecodable", "the deflated data set is damaged") from None
+    if machine.unconsumed_tail:
+        return body, RejectInstance("too_large", f"the deflated data set unpacks to more than {limit // 2**20} MiB")
+    if not machine.eof:
+        return body, RejectInstance("truncated", "the deflated data set ends before its end mark")
+    return body, None
+
+
+def read_file_meta(data: bytes) -> FileMeta:
+    """The file meta information of the bytes of one file. Raises RejectInstance."""
+    if not data:
+        raise RejectInstance("empty_file", "the file holds no bytes")
+    if data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] != b"DICM":
+        raise _without_prefix(data)
+    found, position = _meta_elements(data)
+    if not found:
+        raise RejectInstance("no_file_meta", "the file meta information is empty")
+    return FileMeta(found.get(0x0010, ""), found.get(0x0002, ""), position)
+
+
+def _without_prefix(data: bytes) -> RejectInstance:
+    if data[:2] in {b"\x02\x00", b"\x08\x00", b"\x00\x08"}:
+        return RejectInstance("no_file_meta", "a bare data set without DICM prefix and file meta information")
+    return RejectInstance("not_dicom", "the DICM prefix is absent")
+
+
+def _meta_elements(data: bytes) -> tuple[dict[int, str], int]:
+    """Group 0002 is always explicit VR little endian (PS3.10 section 7.1)."""
+    position, found = PREAMBLE_BYTES + 4, dict[int, str]()
+    while position + 8 <= len(data):
+        group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
+        if group != 0x0002:
+            break
+        start = position + 8
+        if vr in _LONG_FORM:
+            if start + 4 > len(data):
+                break
+            (length,) = struct.unpack_from("<L", data, start)
+            start += 4
+        found[element] = data[start : start + length].rstrip(b"\0 ").decode("ascii", "replace")[:64]
+        position = start + length
+    return found, min(position, len(data))

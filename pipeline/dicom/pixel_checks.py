@@ -1,0 +1,59 @@
+"""Whether the pixels of one instance are there, whole, decodable and not blank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.dicom.decoders import stored_values
+from pipeline.dicom.parsing import COMPRESSED, ParsedInstance
+from pipeline.dicom.pixel_description import PixelDescription, describe_pixels
+from pipeline.errors import RejectInstance
+
+
+def check_pixels(instance: ParsedInstance) -> PixelDescription:
+    """The description of pixels that were all decoded once. Raises RejectInstance."""
+    description, values = decode(instance)
+    if is_blank(values):
+        raise RejectInstance("blank_image", "every pixel has the same value")
+    return description
+
+
+def decode(instance: ParsedInstance) -> tuple[PixelDescription, NDArray[Any]]:
+    """The description and the stored values (F, H, W[, S]). Raises RejectInstance."""
+    description = describe_pixels(instance.dataset)
+    if instance.transfer_syntax_uid not in COMPRESSED:
+        _check_length(instance, description)
+    try:
+        values = stored_values(instance.dataset, instance.transfer_syntax_uid, description)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  decoders raise a dozen types, StopIteration among them
+        raise RejectInstance("undecodable", f"the pixel data cannot be decoded ({type(error).__name__})") from None
+    if values.shape[0] != description.frames:
+        raise RejectInstance("truncated", "fewer frames decoded than described")
+    return description, values
+
+
+def _check_length(instance: ParsedInstance, description: PixelDescription) -> None:
+    element = instance.dataset.get_item(description.keyword)
+    found = element.value if element is not None else None
+    if not isinstance(found, bytes | bytearray):
+        raise RejectInstance("bad_pixel_description", "the pixel data is not one run of bytes")
+    needed = description.frame_bytes * description.frames
+    if len(found) < needed:
+        raise RejectInstance("truncated", "the pixel data is shorter than described")
+    if len(found) - needed >= max(description.frame_bytes, 2):
+        raise RejectInstance("bad_pixel_description", "the pixel data holds more frames than described")
+
+
+def is_blank(values: NDArray[Any]) -> bool:
+    """Whether every value equals the first one; not-a-number counts as blank when alone."""
+    flat = values.reshape(-1)
+    if flat[0] != flat[-1]:
+        return False
+    if values.dtype.kind == "f" and not np.isfinite(flat).any():
+        return True
+    return bool((flat == flat[0]).all())

@@ -1,0 +1,81 @@
+"""Findings about the pixels of a volume that make it unfit for the model; a reader sees the images all the same.
+
+Every measure is simple, needs no reference and errs towards a reader: a finding sends the case to REVIEW.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.domain.case import Reason
+
+SATURATED_SHARE: Final = 0.05  #: of the foreground at the very highest value
+LEAST_CORRELATION: Final = 0.35  #: between neighbouring pixels; white noise has 0, anatomy 0.8 and more
+MOST_GHOSTING: Final = 0.10  #: ghost-to-signal ratio
+LEAST_SIDE: Final = 32  #: pixels; smaller images are not judged for noise and ghosts
+
+Voxels = NDArray[np.float32]
+
+
+def quality_findings(voxels: Voxels, *, magnetic: bool) -> tuple[str, ...]:
+    """("LOW_QUALITY",) where the volume (D, H, W) is clearly unusable, else ().
+
+    Saturation and ghosts are judged in `magnetic` resonance only: projections and CT reach their ends by design.
+    """
+    return (Reason.LOW_QUALITY.value,) if _is_unfit(voxels, magnetic=magnetic) else ()
+
+
+def _is_unfit(voxels: Voxels, *, magnetic: bool) -> bool:
+    if has_blank_slice(voxels) or (magnetic and saturated_share(voxels) > SATURATED_SHARE):
+        return True
+    if min(voxels.shape[1:]) < LEAST_SIDE:
+        return False
+    middle = _middle(voxels)
+    return neighbour_correlation(middle) < LEAST_CORRELATION or (magnetic and ghosting(middle) > MOST_GHOSTING)
+
+
+def _middle(voxels: Voxels) -> Voxels:
+    """The middle half of the slices, nine at most: the ends of a stack are often air or neck."""
+    depth = len(voxels)
+    picked = np.unique(np.linspace(depth // 4, max(depth - 1 - depth // 4, depth // 4), 9).astype(int))
+    middle: Voxels = voxels[picked]
+    return middle
+
+
+def has_blank_slice(voxels: Voxels) -> bool:
+    """Whether some slice (H, W) holds one value only."""
+    flat = voxels.reshape(len(voxels), -1)
+    return bool((flat.min(axis=1) == flat.max(axis=1)).any())
+
+
+def saturated_share(voxels: Voxels) -> float:
+    """Share of the foreground voxels (above a tenth of the range) that hold the highest value."""
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    foreground = int(np.count_nonzero(voxels > lowest + 0.1 * (highest - lowest)))
+    return int(np.count_nonzero(voxels == highest)) / max(foreground, 1)
+
+
+def neighbour_correlation(voxels: Voxels) -> float:
+    """Correlation of each pixel with its next neighbours in row and column; the smaller of the two."""
+    pairs = ((voxels[:, 1:, :], voxels[:, :-1, :]), (voxels[:, :, 1:], voxels[:, :, :-1]))
+    variance = float(voxels.var(dtype=np.float64)) or 1.0
+    return min(1.0 - float(np.mean(np.square(one - other), dtype=np.float64)) / (2 * variance) for one, other in pairs)
+
+
+def ghosting(voxels: Voxels) -> float:
+    """Ghost-to-signal ratio (ACR MR accreditation): difference of air beside and above the head, over the signal.
+
+    Air is read in strips a sixteenth of the image wide along the four edges, away from the corners; the median over
+    the slices is taken.
+    """
+    _, height, width = voxels.shape
+    strip_h, strip_w = height // 16, width // 16
+    rows, columns = slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)
+    above = [voxels[:, :strip_h, columns], voxels[:, -strip_h:, columns]]
+    beside = [voxels[:, rows, :strip_w], voxels[:, rows, -strip_w:]]
+    means = [np.min([part.mean(axis=(1, 2)) for part in pair], axis=0) for pair in (above, beside)]
+    low, high = np.percentile(voxels.reshape(len(voxels), -1), (1, 90), axis=1)
+    return float(np.median(np.abs(means[0] - means[1]) / np.maximum(high - low, 1e-6)))
