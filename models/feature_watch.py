@@ -6,7 +6,7 @@ Maps are averaged over space (or tokens) inside the hook: later layers work in p
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class FeatureWatch:
         self._seen: dict[str, list[Tensor]] = {PENULTIMATE: [], SHALLOW: []}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> FeatureWatch:
+    def __enter__(self) -> Self:
         self._hooks = [self._head.register_forward_pre_hook(self._at_head)]
         if self._shallow is not None:
             self._hooks.append(self._shallow.register_forward_hook(self._at_shallow))

@@ -95,7 +95,8 @@ class Member:
             return self._reported(float("nan"), "plain loop: the output is not finite, nothing could be compared")
         self._refuse_idle_dropout(noise, plain)
         difference = float("nan")
-        for self.tiles in (True, False) if self.split else ():
+        for tiles in (True, False) if self.split else ():
+            self.tiles = tiles
             difference = self._difference(noise, seeds, plain)
             if difference <= _TOLERANCE.get(self.device.type, 0.0) * max(1.0, float(plain.abs().max())):
                 return self._reported(difference, self._detail)
