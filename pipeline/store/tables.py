@@ -62,6 +62,9 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+Json = JSON(none_as_null=True)  # otherwise None is stored as JSON's null, which every NOT NULL check lets pass
+
+
 def _id() -> Column[Any]:
     return Column("id", String(36), primary_key=True)  # opaque random identifier, hexadecimal
 
@@ -111,7 +114,7 @@ instance = Table(
     Column("study_id", ForeignKey("study.id")),  # NULL only when the bytes name no study
     Column("sop_instance_uid", String(64)),
     Column("series_instance_uid", String(64)),
-    Column("header", JSON),  # InstanceHeader without its identity fields
+    Column("header", Json),  # InstanceHeader without its identity fields
     Column("received_at", UtcTime, nullable=False),
     CheckConstraint("verdict IN ('accepted', 'duplicate', 'quarantined')", name="verdict"),
     CheckConstraint("verdict <> 'quarantined' OR reason IS NOT NULL", name="quarantine_has_reason"),
@@ -136,7 +139,7 @@ study_revision = Table(
     Column("study_id", ForeignKey("study.id"), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("manifest_digest", String(64), nullable=False),  # SHA-256 over the sorted instance digests
-    Column("evidence", JSON, nullable=False),  # SealEvidence
+    Column("evidence", Json, nullable=False),  # SealEvidence
     Column("sealed_at", UtcTime, nullable=False),
     UniqueConstraint("study_id", "revision"),
 )
@@ -153,7 +156,7 @@ protocol_text = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("name", String(64), nullable=False),
-    Column("content", JSON, nullable=False),
+    Column("content", Json, nullable=False),
     Column("first_used_at", UtcTime, nullable=False),
 )
 
@@ -211,16 +214,16 @@ decision = Table(
     Column("case_id", ForeignKey("triage_case.id"), nullable=False, unique=True),
     Column("route", String(16), nullable=False),  # Route
     Column("proof_case_id", ForeignKey("routine_proof.case_id")),
-    Column("reasons", JSON, nullable=False),
-    Column("guards", JSON, nullable=False),
-    Column("evidence", JSON, nullable=False),
+    Column("reasons", Json, nullable=False),
+    Column("guards", Json, nullable=False),
+    Column("evidence", Json, nullable=False),
     Column("route_score", Float),
     Column("release_digest", String(64)),
     Column("protocol_digest", String(64), nullable=False),
-    Column("policy", JSON),
+    Column("policy", Json),
     Column("manifest_digest", String(64), nullable=False),
     Column("samples_digest", String(64)),
-    Column("fingerprint", JSON, nullable=False),  # library versions and device
+    Column("fingerprint", Json, nullable=False),  # library versions and device
     Column("audit", Boolean, nullable=False, default=False),  # drawn for a blind audit read
     Column("fence", Integer, nullable=False),
     Column("decided_at", UtcTime, nullable=False),
@@ -240,7 +243,7 @@ outbox = Table(
     _id(),
     Column("decision_id", ForeignKey("decision.id"), nullable=False),
     Column("kind", String(32), nullable=False),
-    Column("payload", JSON, nullable=False),  # identifiers only
+    Column("payload", Json, nullable=False),  # identifiers only
     Column("created_at", UtcTime, nullable=False),
     Column("delivered_at", UtcTime),
     UniqueConstraint("decision_id", "kind"),
@@ -254,7 +257,7 @@ worklist_item = Table(
     Column("state", String(16), nullable=False),  # ItemState
     Column("specialty", String(64), nullable=False),
     Column("priority", Integer, nullable=False),  # 2 high, 1 medium, 0 low (UPS priorities)
-    Column("reasons", JSON, nullable=False),  # what the reader is told; audit items look like the others
+    Column("reasons", Json, nullable=False),  # what the reader is told; audit items look like the others
     Column("created_at", UtcTime, nullable=False),
     Column("due_at", UtcTime, nullable=False),
     Column("claimed_by", ForeignKey("account.id")),
@@ -299,7 +302,7 @@ account = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("password_hash", String(256), nullable=False),  # argon2id
     Column("role", String(32), nullable=False),
-    Column("specialties", JSON, nullable=False),
+    Column("specialties", Json, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
     Column("locked_until", UtcTime),
     Column("disabled", Boolean, nullable=False, default=False),

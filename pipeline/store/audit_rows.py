@@ -1,0 +1,95 @@
+"""The audit trail: append-only events, each hashed over its content and the hash before it.
+
+What the chain shows: an edit, a deletion, an insertion or a reordering breaks it. A cut tail leaves a chain that is
+whole, so it shows only against a head that was noted elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from pipeline.store.database import canonical_json
+from pipeline.store.sequences import next_number
+from pipeline.store.tables import audit_event
+
+GENESIS = "0" * 64
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class AuditHead:
+    """The newest event's number and hash; number 0 and GENESIS before the first."""
+
+    sequence: int
+    hash: str
+
+
+def append(
+    connection: Connection,
+    *,
+    at: datetime,
+    actor: str,
+    event: str,
+    payload: Mapping[str, Any],
+    case_id: str | None = None,
+    study_id: str | None = None,
+) -> AuditHead:
+    """Add one event and return the new head; `payload` is JSON without NaN and without patient data."""
+    sequence = next_number(connection, audit_event.c.sequence)
+    row = {
+        "sequence": sequence,
+        "at": at.astimezone(UTC),
+        "actor": actor,
+        "event": event,
+        "case_id": case_id,
+        "study_id": study_id,
+        "payload": canonical_json(payload),
+        "previous": head(connection).hash,
+    }
+    new = AuditHead(sequence, _hash(row))
+    connection.execute(insert(audit_event).values(**row, hash=new.hash))
+    return new
+
+
+def head(connection: Connection) -> AuditHead:
+    """The newest event, to be noted where nobody who can write this database can write."""
+    newest = select(audit_event.c.sequence, audit_event.c.hash).order_by(audit_event.c.sequence.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    return AuditHead(0, GENESIS) if row is None else AuditHead(row.sequence, row.hash)
+
+
+def verify_chain(connection: Connection, expected: AuditHead | None = None) -> list[str]:
+    """What is wrong with the trail, one sentence each; empty when it is whole and still holds the `expected` head."""
+    problems: list[str] = []
+    last, seen = AuditHead(0, GENESIS), expected is None or expected.sequence == 0
+    events = select(audit_event).order_by(audit_event.c.sequence).execution_options(yield_per=_BATCH)
+    for row in connection.execute(events).mappings():
+        problems.extend(_problems_of(row, last))
+        last = AuditHead(row["sequence"], row["hash"])
+        seen = seen or last == expected
+    if not seen and expected is not None:
+        problems.append(f"event {expected.sequence}, which was the head once, is absent or another one")
+    return problems
+
+
+def _problems_of(row: Mapping[Any, Any], last: AuditHead) -> list[str]:
+    problems, number = [], row["sequence"]
+    if number != last.sequence + 1:
+        problems.append(f"events {last.sequence + 1} to {number - 1} are absent")
+    if row["previous"] != last.hash:
+        problems.append(f"event {number} does not follow the event before it")
+    if row["hash"] != _hash(row):
+        problems.append(f"event {number} was changed")
+    return problems
+
+
+def _hash(row: Mapping[Any, Any]) -> str:
+    names = ("sequence", "actor", "event", "case_id", "study_id", "payload", "previous")
+    content = {name: row[name] for name in names} | {"at": row["at"].isoformat(timespec="microseconds")}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
