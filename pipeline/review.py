@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from pipeline.domain.case import ItemState, Route
 from pipeline.errors import SecondreadError
@@ -115,6 +116,12 @@ def view_case(database: Database, reader: Account, case_id: str, *, now: datetim
             held=item is not None and _holds(item, reader, now),
             may_claim=item is not None and _is_free(item, now) and reader.may_claim(str(item.specialty)),
         )
+
+
+def images_of_case(database: Database, case: BlindCase) -> list[tuple[str, dict[str, Any]]]:
+    """SHA-256 and header of every image of the case's revision, in order of arrival."""
+    with database.read() as connection:
+        return reading_rows.images_of(connection, case.revision_id)
 
 
 def _case(connection: Transaction, case_id: str) -> BlindCase:

@@ -1,0 +1,68 @@
+"""The reading room's furniture: what every page needs, made once by `create_app` and handed to each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.protocol import TriageProtocol
+from pipeline.store.blobs import BlobStore
+from pipeline.store.database import Database
+from pipeline.web import words
+from pipeline.web.shelf import ImageShelf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Where things are, how long things last, and what time it is."""
+
+    database: Database
+    blobs: BlobStore
+    shelf: ImageShelf
+    protocols: Mapping[str, TriageProtocol]
+    session_key: bytes
+    now: Callable[[], datetime]
+    https: bool
+    lease: timedelta
+    idle: timedelta
+    absolute: timedelta
+    certificates: Callable[[str], Sequence[str]]
+    templates: Environment
+
+    @property
+    def cookie_name(self) -> str:
+        """Name of the session cookie; over https the prefix binds it to this host and to every path."""
+        return "__Host-secondread" if self.https else "secondread"
+
+    def page(self, template: str, *, status: int = 200, **context: object) -> HTMLResponse:
+        """One page; every value in it is escaped."""
+        text = self.templates.get_template(template).render(now=self.now(), **context)
+        return HTMLResponse(text, status_code=status)
+
+
+def make_templates() -> Environment:
+    """The page templates with autoescape on and undefined names refused."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.web", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(words.FILTERS)
+    return environment
+
+
+def room_of(request: Request) -> Room:
+    """The room this request came into."""
+    room: Room = request.app.state.room
+    return room
+
+
+Here = Annotated[Room, Depends(room_of)]

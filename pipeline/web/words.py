@@ -1,0 +1,157 @@
+"""How codes, moments and numbers read on the pages: plain words, and never 'normal', 'negative' or 'cleared'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from pipeline.domain.case import Reason
+from pipeline.review import CANNOT_BE_READ, REQUESTED
+
+_REASONS: dict[str, tuple[str, str]] = {
+    Reason.CONFIDENT_FINDING: ("Read early", "This study was flagged to be read before others."),
+    Reason.CONFIDENT_ABSENCE: ("No priority flag", "The study keeps its ordinary place in the ordinary reading list."),
+    Reason.UNCERTAIN: ("The model is uncertain", "The model's own spread was too wide for it to speak."),
+    Reason.NOVEL: ("Unlike known images", "The images do not look like those the model was fitted on."),
+    Reason.INCOMPLETE: ("Images are missing", "Images are missing, or nothing proves that none is."),
+    Reason.UNREADABLE: ("Images cannot be decoded", "Images arrived but cannot be decoded."),
+    Reason.LOW_QUALITY: ("Poor image quality", "Images are blank, saturated, moved or otherwise unfit for the model."),
+    Reason.NO_SERIES: ("No suitable series", "No series of the study is the kind the model reads."),
+    Reason.AMBIGUOUS_SERIES: ("Several series fit", "Several series could be meant and the protocol names no winner."),
+    Reason.IRREGULAR_GEOMETRY: ("Slices do not line up", "The slices do not form one regular volume."),
+    Reason.IDENTITY_CONFLICT: ("Two patient identities", "The study carries more than one patient identity."),
+    Reason.CONFLICTING_INSTANCE: ("Conflicting images", "One image identifier arrived with two different contents."),
+    Reason.NOT_ANALYSED: ("The model did not answer", "The analysis did not finish; nothing is known from the model."),
+    Reason.RELEASE_INVALID: ("The model is not trusted", "The model's release did not verify, so it was not used."),
+    Reason.NOT_CERTIFIED: ("No certified limit", "No limit is certified for this decision, so a clinician decides."),
+    Reason.CERTIFICATE_EXPIRED: ("Certificate has expired", "The model's certificate has passed its last day."),
+    Reason.UNCERTAINTY_INVALID: (
+        "Uncertainty not measured",
+        "A part of the ensemble failed, so its spread is unknown.",
+    ),
+    Reason.STOPPED: ("Automation is stopped", "The stop rule is on: every study goes to a clinician."),
+    Reason.LATE_DATA: ("Late images arrived", "Images arrived after the study was taken as complete."),
+    Reason.DISCORDANT: ("Two reads disagree", "Two readers disagree; this read decides."),
+    Reason.WRONG_MODALITY: ("Other modality", "The protocol is not for this modality."),
+    Reason.WRONG_BODY_PART: ("Other body part", "The protocol is not for this body part."),
+    Reason.WRONG_AGE: ("Other age", "The protocol is not for this age."),
+    Reason.WRONG_DEVICE: ("Other scanner", "The protocol was not made for this scanner."),
+    Reason.NOT_AN_IMAGE: ("No images", "The study holds reports or other objects and no image."),
+    Reason.SCOPE_UNKNOWN: ("Scope not certain", "A tag that says whether the protocol applies is missing."),
+    REQUESTED: ("A colleague asked", "A colleague asked for this read."),
+}
+_PRIORITIES = {2: "High", 1: "Medium", 0: "Low"}
+_ROUTES = {
+    "PRIORITY": "Priority: to the front of the list",
+    "ROUTINE": "Ordinary place, no priority flag",
+    "REVIEW": "Deferred to a reader",
+    "OUT_OF_SCOPE": "Outside the protocol's scope",
+}
+
+
+def chip(reason: str) -> str:
+    """A reason in two or three words."""
+    return _REASONS.get(reason, (plain(reason), ""))[0]
+
+
+def sentence(reason: str) -> str:
+    """A reason in one sentence."""
+    return _REASONS.get(reason, ("", "This study asks for a reader."))[1]
+
+
+def plain(code: str) -> str:
+    """A code as words: 'no_tumour' becomes 'No tumour'."""
+    words = code.replace("_", " ").replace("-", " ").strip().lower()
+    return words[:1].upper() + words[1:]
+
+
+def finding(code: str) -> str:
+    """What a read says, in words."""
+    return "Cannot be read" if code == CANNOT_BE_READ else plain(code)
+
+
+def priority(level: int | None) -> str:
+    """A UPS priority in a word."""
+    return _PRIORITIES.get(1 if level is None else level, "Medium")
+
+
+def route(code: str) -> str:
+    """A route in words."""
+    return _ROUTES.get(code, plain(code))
+
+
+def span(length: timedelta) -> str:
+    """A length of time in its two largest units."""
+    minutes = max(0, int(length.total_seconds() // 60))
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def since(moment: datetime, now: datetime) -> str:
+    """How long ago a moment was."""
+    return span(now - moment)
+
+
+def due(moment: datetime, now: datetime) -> str:
+    """How long until a moment, or by how much it has passed."""
+    return f"overdue {span(now - moment)}" if moment <= now else f"in {span(moment - now)}"
+
+
+def clock(moment: datetime) -> str:
+    """A moment as UTC, shown until the browser turns it into its own time."""
+    return moment.strftime("%d %b %H:%M UTC")
+
+
+def iso(moment: datetime) -> str:
+    """A moment for machines."""
+    return moment.isoformat()
+
+
+def percent(share: float) -> str:
+    """A probability as per cent with one decimal, never rounded to certainty."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def person_name(name: str | None) -> str:
+    """A DICOM person name (PS3.5 6.2.1.1) as 'Family, Given'."""
+    parts = [part.strip() for part in (name or "").split("=")[0].split("^")]
+    return ", ".join(part for part in parts[:2] if part) or "Name not given"
+
+
+def dicom_date(value: str | None) -> str:
+    """A DICOM date as YYYY-MM-DD, or as it is when it is not one."""
+    text = value or ""
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]}" if len(text) == 8 and text.isdigit() else text
+
+
+def study_words(header: Mapping[str, Any]) -> str:
+    """Modality and description of a study in a few words."""
+    described = header.get("study_description") or header.get("body_part_examined") or "study"
+    return f"{header.get('modality') or '?'} · {described}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "chip": chip,
+    "sentence": sentence,
+    "plain": plain,
+    "finding": finding,
+    "priority": priority,
+    "route": route,
+    "span": span,
+    "since": since,
+    "due": due,
+    "clock": clock,
+    "iso": iso,
+    "percent": percent,
+    "person_name": person_name,
+    "dicom_date": dicom_date,
+    "study_words": study_words,
+}
