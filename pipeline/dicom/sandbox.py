@@ -110,9 +110,9 @@ class Sandbox:
         if self._closed:
             raise HaltPipeline("the sandbox is closed: open a new one")
         if self._child is None:
-            self._child = ChildProcess.start(memory_bytes=self._memory_bytes, seconds=seconds)
+            self._child = ChildProcess.start(memory_bytes=self._memory_bytes)
         try:
-            return self._child.call(request, time.monotonic() + seconds, _is_within_limits)
+            return self._child.call(request | {"seconds": seconds}, time.monotonic() + seconds, _is_within_limits)
         except BaseException:
             self._end_child()
             raise

@@ -1,7 +1,7 @@
 """The limited child process of the sandbox: it parses and decodes, and can do little else.
 
-Started by `Sandbox` with an empty environment; arguments: descriptor of the socket, descriptor of the shared memory,
-bytes of address space, seconds of processor time for one call. It ends when its parent closes the socket.
+Started by `Sandbox` with an empty environment; arguments: descriptor of the socket, descriptor of the shared memory
+and bytes of address space. It ends when its parent closes the socket.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import dataclasses
 import logging
 import math
 import mmap
-import os
-import resource
 import socket
 import sys
 import warnings
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.dicom.headers import inspect_instance
 from pipeline.dicom.rejections import RefusedInstance
+from pipeline.dicom.sandbox_limits import address_space_used, leave_network, limit_resources, renew_processor_time
 from pipeline.dicom.sandbox_wire import BrokenWireError, Message, receive, send
 from pipeline.dicom.series_to_volume import read_series_in_process
 from pipeline.domain.volume import Volume
@@ -31,43 +30,20 @@ from pipeline.errors import DeferCase
 
 def main(arguments: Sequence[str]) -> None:
     """Serve calls until the parent closes the socket."""
-    descriptor, memory, address_space, seconds = (int(argument) for argument in arguments)
+    descriptor, memory, address_space = (int(argument) for argument in arguments)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    leave_network()
     limit_resources(address_space)
     with socket.socket(fileno=descriptor) as wire:
         send(wire, {"ready": True})
         while True:
             try:
                 request = receive(wire)
-                renew_processor_time(seconds)
+                renew_processor_time(request["seconds"])
                 send(wire, answer(request, wire, memory) | {"address_space": address_space_used()})
             except BrokenWireError:
                 return
-
-
-def limit_resources(address_space: int) -> None:
-    """Bound the address space; allow no core dump, no growing file and few open files."""
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-
-def renew_processor_time(seconds: int) -> None:
-    """Allow this call `seconds` of processor time from now; the kernel kills the child beyond that."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime) + seconds, hard))
-
-
-def address_space_used() -> int:
-    """Bytes of address space of this process, or 0 where the system does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text("ascii").split()[0]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def answer(request: Message, wire: socket.socket, memory: int) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import subprocess
@@ -36,12 +35,12 @@ class ChildProcess:
         self.address_space = 0  #: bytes, as the child reported after its last call
 
     @classmethod
-    def start(cls, *, memory_bytes: int, seconds: float) -> Self:
+    def start(cls, *, memory_bytes: int) -> Self:
         """A child that has reported itself ready. Raises HaltPipeline."""
         ours, theirs = socket.socketpair()
         memory = shared_memory()
         descriptors = (theirs.fileno(), memory)
-        arguments = [*descriptors, memory_bytes, math.ceil(seconds) + 1]
+        arguments = [*descriptors, memory_bytes]
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, str(_ROOT), *(str(argument) for argument in arguments)],
             env=_ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
