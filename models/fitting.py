@@ -1,0 +1,211 @@
+"""From trained members to a release: temperature, novelty reference, limits and certificates.
+
+Each split has one use, and certify none but the certificate. What is certified is what triage deploys: the same seeds,
+pooling, temperature and gates, with a case that a gate stops counted as never cleared. The temperature is fitted on the
+parts of the tune split (for 2-D networks its slices), which are many more than its patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.looks import Judge, Judgement, Look, look, pooled_parts
+from models.networks import build_network
+from models.predictor import case_features
+from models.preparation import (
+    OnProgress,
+    PreparedCase,
+    PreparedImage,
+    data_digest,
+    group_cases,
+    one_case_each,
+    silent,
+    training_tensors,
+)
+from models.release import Release, ReleaseBody, write_release
+from models.sampling import Ensemble
+from models.train import TrainedMember
+from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature, nll
+from pipeline.domain.certificate import Certificate, Side, certify, gated_scores
+from pipeline.domain.novelty import NoveltyReference
+from pipeline.domain.selective import auroc
+from pipeline.errors import DeferCase, HaltPipeline
+from pipeline.protocol import TriageProtocol
+
+FITTED_SPLITS = ("train", "tune", "certify")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedCases:
+    """Cases of one split and what routes each."""
+
+    cases: tuple[PreparedCase, ...]
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of every case."""
+        return [case.patient for case in self.cases]
+
+    def positive(self, protocol: TriageProtocol) -> NDArray[np.bool_]:
+        """Whether each case (N,) shows the finding."""
+        return np.isin([case.target for case in self.cases], protocol.finding_indices)
+
+    def gated(self, side: Side, mutual_information_limit: float, novelty_level: float) -> NDArray[np.float64]:
+        """Route scores (N,) with every case that a gate stops at the far end of `side`."""
+        return gated_scores(
+            [one.route_score for one in self.judgements],
+            [one.mutual_information for one in self.judgements],
+            [one.novelty_p for one in self.judgements],
+            mutual_information_limit=mutual_information_limit,
+            novelty_level=novelty_level,
+            side=side,
+        )
+
+
+def fit_release(
+    protocol: TriageProtocol,
+    members: Sequence[TrainedMember],
+    images: Mapping[str, Sequence[PreparedImage]],
+    *,
+    folder: Path,
+    created_at: datetime,
+    device: str | None = None,
+    on_progress: OnProgress = silent,
+) -> Release:
+    """Calibrate, certify and write the release of `members` to `folder`; `images` has train, tune and certify.
+
+    `created_at` is an aware UTC moment. Raises HaltPipeline when a split is missing or a member's output is not finite.
+    """
+    _refuse_missing(images)
+    ensemble = Ensemble([_network(protocol, member) for member in members], protocol.network.passes, device)
+    tune = group_cases(images["tune"], protocol)
+    looks = _looks(ensemble, tune, on_progress)
+    log_mean, labels = pooled_parts(looks), _labels(tune)
+    judge = Judge(
+        protocol=protocol,
+        temperature=fit_temperature(log_mean, labels),
+        novelty=_fit_novelty(ensemble, images["train"], looks),
+    )
+    tuned = JudgedCases(cases=tune, judgements=tuple(judge.judge(one) for one in looks))
+    body = ReleaseBody(
+        protocol=protocol,
+        members=tuple(_weights_bytes(member.weights) for member in members),
+        novelty=judge.novelty,
+        temperature=judge.temperature,
+        mutual_information_limit=_limit(protocol, tuned),
+        data={split: data_digest(images[split]) for split in FITTED_SPLITS},
+    )
+    certifying = one_case_each(group_cases(images["certify"], protocol))
+    certified = judge_cases(judge, ensemble, certifying, stage="certify", on_progress=on_progress)
+    certificates: dict[str, Certificate] = {
+        side: _certify(body, tuned, certified, side, created_at) for side in get_args(Side)
+    }
+    return write_release(
+        folder,
+        body,
+        certificates,
+        created_at=created_at,
+        metrics=_metrics(apply_temperature(log_mean, judge.temperature), labels, protocol),
+    )
+
+
+def judge_cases(
+    judge: Judge,
+    ensemble: Ensemble,
+    cases: Sequence[PreparedCase],
+    *,
+    stage: str,
+    on_progress: OnProgress = silent,
+) -> JudgedCases:
+    """What routes each of `cases`, undefined where triage would defer it."""
+    judgements = []
+    for number, case in enumerate(cases, start=1):
+        judgements.append(judge.judge_or_none(ensemble, case.parts, case.key))
+        on_progress(stage, number, len(cases))
+    return JudgedCases(cases=tuple(cases), judgements=tuple(judgements))
+
+
+def _refuse_missing(images: Mapping[str, Sequence[PreparedImage]]) -> None:
+    for split in FITTED_SPLITS:
+        if not images.get(split):
+            raise HaltPipeline(f"split {split} has no image; give some patients the split {split} in the labels file")
+
+
+def _network(protocol: TriageProtocol, member: TrainedMember) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(protocol)
+    network.load_state_dict(member.weights)
+    return network
+
+
+def _looks(ensemble: Ensemble, cases: Sequence[PreparedCase], on_progress: OnProgress) -> list[Look]:
+    looks = []
+    for number, case in enumerate(cases, start=1):
+        try:
+            looks.append(look(ensemble, case.parts, case.key))
+        except DeferCase as problem:
+            raise HaltPipeline("a member's output is not finite on the tune split; train it again") from problem
+        on_progress("calibrate", number, len(cases))
+    return looks
+
+
+def _labels(cases: Sequence[PreparedCase]) -> NDArray[np.int_]:
+    """The class of every part."""
+    return np.repeat([case.target for case in cases], [len(case.parts) for case in cases])
+
+
+def _fit_novelty(ensemble: Ensemble, train: Sequence[PreparedImage], looks: Sequence[Look]) -> NoveltyReference:
+    parts, _ = training_tensors(train)
+    held_out = {name: np.concatenate([one.features[name] for one in looks]) for name in looks[0].features}
+    return NoveltyReference.fit(case_features(ensemble, parts), held_out)
+
+
+def _limit(protocol: TriageProtocol, tuned: JudgedCases) -> float:
+    values = [judgement.mutual_information for judgement in tuned.judgements]
+    return max(0.0, float(np.quantile(values, protocol.limits.mutual_information_quantile, method="higher")))
+
+
+def _certify(
+    body: ReleaseBody, tuned: JudgedCases, certified: JudgedCases, side: Side, created_at: datetime
+) -> Certificate:
+    limits = body.protocol.limits
+    gates = (body.mutual_information_limit, limits.novelty_level)
+    return certify(
+        tuned.gated(side, *gates),
+        tuned.positive(body.protocol),
+        certified.gated(side, *gates),
+        certified.positive(body.protocol),
+        certified.patients,
+        tune_patients=tuned.patients,
+        alpha=limits.alpha if side == "routine" else limits.alpha_priority,
+        delta=limits.delta / 2.0,
+        side=side,
+        made_on=created_at.date(),
+        expires_on=created_at.date() + timedelta(days=limits.certificate_days),
+        dependencies=body.dependencies,
+    )
+
+
+def _metrics(log_p: NDArray[np.float64], labels: NDArray[np.int_], protocol: TriageProtocol) -> dict[str, float]:
+    findings = protocol.finding_indices
+    metrics = {
+        "tune_nll": nll(log_p, labels),
+        "tune_accuracy": float((log_p.argmax(axis=1) == labels).mean()),
+        "tune_auc": auroc(np.isin(labels, findings), finding_probability(log_p, findings)),
+    }
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: weights[name].detach().cpu().contiguous() for name in sorted(weights)})
