@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import HaltPipeline
+from pipeline.store.sequences import new_id
 from pipeline.store.tables import account
 
 FREE_FAILURES = 5  #: wrong passwords without delay
@@ -89,7 +90,7 @@ def create_account(
         raise HaltPipeline(
             f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; choose another"
         )
-    account_id = uuid.uuid4().hex
+    account_id = new_id()
     row = {
         "id": account_id,
         "name": name.strip(),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
 
+from pipeline.store.sequences import new_id
 from pipeline.store.tables import audit_event, read
 
 
@@ -42,7 +42,7 @@ def add_read(
     committed_at: datetime,
 ) -> str:
     """Write a read and return its id; the database refuses a second read of one item."""
-    read_id = uuid.uuid4().hex
+    read_id = new_id()
     connection.execute(
         insert(read).values(
             id=read_id,

@@ -6,7 +6,6 @@ whose lease has ended is free again without any clean-up run, because every quer
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, literal, or_, select, update
 
 from pipeline.domain.case import ItemState
+from pipeline.store.sequences import new_id
 from pipeline.store.tables import worklist_item
 
 _OPEN = (ItemState.SCHEDULED.value, ItemState.IN_PROGRESS.value)
@@ -41,7 +41,7 @@ def schedule_item(
     now: datetime,
 ) -> str:
     """Put a case on the worklist and return the item's id; the database refuses a second open item of one case."""
-    item_id = uuid.uuid4().hex
+    item_id = new_id()
     connection.execute(
         insert(worklist_item).values(
             id=item_id,

@@ -120,9 +120,9 @@ def _agrees(likelihoods: Sequence[tuple[str, float]], read_as: str) -> bool | No
 def _parts(numbers: Mapping[str, Any]) -> tuple[Part, ...]:
     """Expected entropy, dropout part and member part side by side; together they are the predictive entropy."""
     asked = (
-        ("expected_entropy", "in the images themselves"),
-        ("mi_dropout", "between looks of one network"),
-        ("mi_member", "between the networks"),
+        ("expected_entropy", "in the images"),
+        ("mi_dropout", "between looks"),
+        ("mi_member", "between networks"),
     )
     found = [(name, said, max(0.0, _number(numbers.get(name)) or 0.0)) for name, said in asked if numbers]
     total = sum(nats for _, _, nats in found)

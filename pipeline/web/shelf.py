@@ -23,6 +23,7 @@ from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase
 from pipeline.protocol import TriageProtocol
 from pipeline.store.blobs import BlobStore
+from pipeline.store.json_values import header_from
 
 KEPT_BYTES = 512 * 2**20  #: of display values kept ready
 _DIRECTIONS = (("R", "L"), ("A", "P"), ("F", "H"))  #: towards lower and higher x, y, z of the LPS frame
@@ -68,8 +69,7 @@ def series_entries(images: Sequence[tuple[str, Mapping[str, Any]]], protocol: Tr
     digests: dict[str, str] = {}
     headers: list[InstanceHeader] = []
     for digest, stored in images:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        header = InstanceHeader(**values)
+        header = header_from(stored)
         digests[header.sop_instance_uid] = digest
         if header.rows and header.columns:
             headers.append(header)

@@ -12,7 +12,7 @@ from pipeline.review import CANNOT_BE_READ, REQUESTED
 _REASONS: dict[str, tuple[str, str]] = {
     Reason.CONFIDENT_FINDING: ("Read early", "This study was flagged to be read before others."),
     Reason.CONFIDENT_ABSENCE: ("No priority flag", "The study keeps its ordinary place in the ordinary reading list."),
-    Reason.UNCERTAIN: ("The model is uncertain", "The model's own spread was too wide for it to speak."),
+    Reason.UNCERTAIN: ("The model is uncertain", "The model is not sure enough to speak about this study."),
     Reason.NOVEL: ("Unlike known images", "The images do not look like those the model was fitted on."),
     Reason.INCOMPLETE: ("Images are missing", "Images are missing, or nothing proves that none is."),
     Reason.UNREADABLE: ("Images cannot be decoded", "Images arrived but cannot be decoded."),

@@ -68,6 +68,21 @@ function showCorners() {
   scroll.value = index;
 }
 
+// The same slice and window again when the page comes back after a claim or a commit.
+const viewKey = `view:${viewer.dataset.seriesUrl}`;
+
+function keepView() {
+  sessionStorage.setItem(viewKey, JSON.stringify({ series: pick.value, index, centre, width, inverted }));
+}
+
+function bringViewBack() {
+  const kept = JSON.parse(sessionStorage.getItem(viewKey) || "null");
+  if (!kept || kept.series !== pick.value) return;
+  setInverted(kept.inverted);
+  setWindow(kept.centre, kept.width);
+  go(kept.index);
+}
+
 function redraw() {
   if (queued) return;
   queued = true;
@@ -146,6 +161,7 @@ async function openSeries(number) {
   index = Math.floor(stack.depth / 2);
   makePresets();
   reset();
+  bringViewBack();
   say("");
   viewer.dataset.state = "ready";
 }
@@ -166,7 +182,9 @@ async function open() {
     });
     pick.replaceChildren(...options);
     pick.disabled = series.length < 2;
-    await openSeries(0);
+    const kept = JSON.parse(sessionStorage.getItem(viewKey) || "{}").series;
+    if (series.some((entry) => String(entry.index) === kept)) pick.value = kept;
+    await openSeries(pick.value);
   } catch (error) {
     say(error.message);
     viewer.dataset.state = "failed";
@@ -177,6 +195,7 @@ pick.addEventListener("change", () => openSeries(pick.value).catch((error) => sa
 scroll.addEventListener("input", () => go(Number(scroll.value)));
 field("reset").addEventListener("click", reset);
 field("invert").addEventListener("click", () => setInverted(!inverted));
+window.addEventListener("pagehide", keepView);
 new ResizeObserver(redraw).observe(stage);
 
 let wheeled = 0;
