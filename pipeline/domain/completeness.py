@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.domain.study import Completeness, InstanceHeader
+from pipeline.domain.case import Reason
+from pipeline.domain.study import Completeness, InstanceHeader, SealEvidence
 
 GAP = 1.5
 """Neighbouring slices further apart than this many median spacings have one missing between them."""
@@ -32,6 +33,30 @@ class Finding:
     completeness: Completeness
     kind: str  #: "expected_count", "gap_check" or "quiet_time"
     detail: str
+
+
+def seal_evidence(
+    headers: Sequence[InstanceHeader],
+    *,
+    quarantined: int,
+    unreadable: int,
+    problems: Iterable[Reason] = (),
+    forced: bool = False,
+) -> SealEvidence:
+    """The evidence stored with a revision; of `quarantined` images, `unreadable` ones leave a gap for certain.
+
+    `forced` says that a person or a command vouched for the sender's silence instead of the quiet time.
+    """
+    finding = judge_completeness(headers, unreadable)
+    return SealEvidence(
+        completeness=finding.completeness,
+        kind="forced" if forced and finding.kind == "quiet_time" else finding.kind,
+        detail=f"{finding.detail}; sealed on request" if forced else finding.detail,
+        instances=len(headers),
+        series=len({header.series_instance_uid for header in headers}),
+        quarantined=quarantined,
+        problems=tuple(str(problem) for problem in problems),
+    )
 
 
 def judge_completeness(headers: Sequence[InstanceHeader], unreadable: int) -> Finding:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from pipeline.domain.case import Reason
 from pipeline.errors import DeferCase, HaltPipeline, RetryLater
@@ -23,6 +23,13 @@ CHUNK = 1 << 20
 """Bytes read at once, so that a large file never stands in memory as a whole."""
 
 _LEFTOVER_AGE = timedelta(hours=1)
+
+
+class Source(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` further bytes, none at the end."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class BlobStore:
         """Store `data` durably and return its SHA-256. Raises RetryLater when the disk is full or away."""
         return self._store([data]).sha256
 
-    def put_file(self, source: BinaryIO) -> Stored:
+    def put_file(self, source: Source) -> Stored:
         """Store what `source` holds from here on, read once and hashed on the way. Raises RetryLater."""
         return self._store(iter(lambda: source.read(CHUNK), b""))
 

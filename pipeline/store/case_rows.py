@@ -61,12 +61,18 @@ def open_case(
 
 def register_protocol(
     connection: Connection, *, digest: str, name: str, content: dict[str, object], now: datetime
-) -> None:
-    """Keep a protocol's whole text under its digest, once."""
+) -> str:
+    """Keep a protocol's whole text under its digest, once, and return the digest."""
     known = select(protocol_text.c.digest).where(protocol_text.c.digest == digest)
     if connection.execute(known).scalar_one_or_none() is None:
         row = {"digest": digest, "name": name, "content": content, "first_used_at": now}
         connection.execute(insert(protocol_text).values(**row))
+    return digest
+
+
+def protocols_of(connection: Connection, revision_id: str) -> set[str]:
+    """Names of the protocols that a sealed revision was put to."""
+    return set(connection.execute(select(case.c.protocol).where(case.c.revision_id == revision_id)).scalars())
 
 
 def claim_cases(

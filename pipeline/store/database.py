@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from pipeline.errors import HaltPipeline, RetryLater
 from pipeline.store.refusals import ConstraintRefused, is_missing_table, is_passing
@@ -77,7 +77,7 @@ class Database:
 def _named_errors() -> Iterator[None]:
     try:
         yield
-    except IntegrityError as error:
+    except (IntegrityError, DataError) as error:
         raise ConstraintRefused(f"the database refused a row ({type(error.orig).__name__}); nothing was written") from (
             error
         )
