@@ -29,7 +29,7 @@ from pipeline.domain.ladder import (
     Rung,
     climb,
     clopper_pearson_upper,
-    exact_p_value,
+    exact_p_values,
     ladder_from,
     misses_at,
     predicted_start,
@@ -133,7 +133,7 @@ def certify(
     n = int(at_risk.sum())
     thresholds = ladder_from(tune_rising)
     counts = misses_at(thresholds, rising, at_risk)
-    p_values = [exact_p_value(k, n, alpha) for k in counts]
+    p_values = exact_p_values(counts, [n] * len(counts), alpha)
     start = predicted_start(misses_at(thresholds, tune_rising, tune_at_risk), int(tune_at_risk.sum()), n, alpha)
     last = climb(p_values, start, delta)
     sign = 1.0 if side == "routine" else -1.0
@@ -150,7 +150,7 @@ def certify(
         certified=last is not None,
         threshold=None if last is None else rungs[last].threshold,
         rungs=rungs,
-        start=start if rungs else 0,
+        start=start,
         smallest_alpha=smallest_certifiable(counts[start], n, delta) if counts else None,
         patients=len(patients),
         dependencies=dict(dependencies),
@@ -167,7 +167,7 @@ def _contradiction(found: Certificate) -> str | None:
     problem = _impossible_rungs(found)
     if problem is not None:
         return problem
-    last = climb([exact_p_value(r.k, r.n, found.alpha) for r in found.rungs], found.start, found.delta)
+    last = climb(_recomputed(found), found.start, found.delta)
     threshold = None if last is None else found.rungs[last].threshold
     follows = found.certified is (last is not None) and found.threshold == threshold
     return None if follows else "its threshold does not follow from its rungs"
@@ -181,9 +181,13 @@ def _impossible_rungs(found: Certificate) -> str | None:
     rising = [r.threshold if found.side == "routine" else -r.threshold for r in found.rungs]
     if not np.isfinite(rising).all() or sorted(set(rising)) != rising:
         return "its thresholds are not in order"
-    if any(abs(exact_p_value(r.k, r.n, found.alpha) - r.p) > _P_TOLERANCE for r in found.rungs):
+    if any(not abs(p - r.p) <= _P_TOLERANCE for p, r in zip(_recomputed(found), found.rungs, strict=True)):
         return "a p-value does not follow from its counts"
     return None
+
+
+def _recomputed(found: Certificate) -> list[float]:
+    return exact_p_values([r.k for r in found.rungs], [r.n for r in found.rungs], found.alpha)
 
 
 def certificate_text(certificate: Certificate) -> str:

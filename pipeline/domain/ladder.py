@@ -9,6 +9,7 @@ throughout: a rate times a number of patients may round to the wrong side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,13 @@ class Rung:
 
 def exact_p_value(k: int, n: int, alpha: float) -> float:
     """Probability of at most `k` misses in `n` cases if the rate were `alpha`; 1 without cases."""
-    return float(binom.cdf(k, n, alpha)) if n > 0 else 1.0
+    return exact_p_values([k], [n], alpha)[0]
+
+
+def exact_p_values(misses: Sequence[int], cases: Sequence[int], alpha: float) -> list[float]:
+    """`exact_p_value` of every rung."""
+    k, n = np.asarray(misses, dtype=np.int64), np.asarray(cases, dtype=np.int64)
+    return [float(p) for p in np.where(n > 0, binom.cdf(k, np.maximum(n, 1), alpha), 1.0)]
 
 
 def clopper_pearson_upper(k: int, n: int, delta: float) -> float:
@@ -80,7 +87,7 @@ def misses_at(thresholds: Floats, scores: Floats, at_risk: Truths) -> list[int]:
 
 def predicted_start(tune_misses: list[int], tune_at_risk: int, at_risk: int, alpha: float) -> int:
     """The rung whose p-value is predicted smallest from tune counts, scaled to `at_risk` cases; the lowest on a tie."""
-    if at_risk == 0:
+    if at_risk == 0 or not tune_misses:
         return 0
     rates = [(k + 0.5) / (tune_at_risk + 1.0) for k in tune_misses]
     # The binomial distribution function continued to real counts: only a prediction, the test itself counts integers.
