@@ -56,13 +56,7 @@ class Judge:
 
     def judge(self, found: Look) -> Judgement:
         """What routes one case; raises DeferCase."""
-        summary, unfamiliar = self.summaries(found)
-        return Judgement(
-            route_score=summary.route_score,
-            mutual_information=summary.mutual_information,
-            novelty_p=unfamiliar.combined,
-            answer=int(np.argmax(summary.probabilities)),
-        )
+        return judgement_of(*self.summaries(found))
 
     def judge_or_none(self, ensemble: Ensemble, parts: Tensor, key: str) -> Judgement:
         """What routes one case, undefined numbers (which every gate stops) where triage would defer it."""
@@ -70,6 +64,16 @@ class Judge:
             return self.judge(look(ensemble, parts, key))
         except DeferCase:
             return UNDEFINED
+
+
+def judgement_of(summary: UncertaintySummary, unfamiliar: NoveltySummary) -> Judgement:
+    """What of a case's summaries routes it."""
+    return Judgement(
+        route_score=summary.route_score,
+        mutual_information=summary.mutual_information,
+        novelty_p=unfamiliar.combined,
+        answer=int(np.argmax(summary.probabilities)),
+    )
 
 
 def look(ensemble: Ensemble, parts: Tensor, key: str) -> Look:

@@ -1,0 +1,192 @@
+"""Evaluation of a release on a split that nothing was fitted on: the report whose keys are a promise.
+
+Numbers are per image, as the rows of the labels file are; `cases` and `certificate` are per case, as triage sees them.
+Intervals resample patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models import measures
+from models.fitting import JudgedCases, judge_cases
+from models.looks import judgement_of
+from models.predictions import PredictedImage, Row, judge_of, predict, prediction_rows
+from models.preparation import OnProgress, PreparedImage, group_cases, silent
+from models.recheck import recheck
+from models.release import Release
+from models.sampling import Ensemble
+from models.systems import Answers, PooledLooks, answers_of, pooled_looks, simpler_systems
+from pipeline.domain.calibration import reliability_bins
+from pipeline.domain.selective import auroc
+from pipeline.errors import HaltPipeline
+
+SUBGROUP_COLUMNS = ("site", "scanner", "sex", "view")
+_NOVELTY_LEVEL = 0.05  #: of `flagged_at_5pct`: combined p-values up to this are flagged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The report (JSON-able) and the prediction rows it was made from."""
+
+    report: dict[str, Any]
+    rows: list[Row]
+
+
+def evaluate(
+    release: Release,
+    images: Mapping[str, Sequence[PreparedImage]],
+    *,
+    split: str = "test",
+    novel: Sequence[str] = ("ood",),
+    seed: int = 0,
+    draws: int = measures.DRAWS,
+    device: str | None = None,
+    ensemble: Ensemble | None = None,
+    on_progress: OnProgress = silent,
+) -> Evaluation:
+    """Judge `release` on `split` of `images`; `novel` splits without an image are left out.
+
+    With a tune split among the images the baselines get a temperature of their own. Raises HaltPipeline when the split is
+    empty or holds an image without a class.
+    """
+    judged = images.get(split, ())
+    if not judged:
+        raise HaltPipeline(f"split {split} has no image; name another with --split, or give some patients that split")
+    if any(image.target is None for image in judged):
+        raise HaltPipeline(f"split {split} has images of no class of the protocol; name it with --novel instead")
+    networks = ensemble or Ensemble.load(release, device)
+    predicted = predict(release, networks, judged, stage="judge", on_progress=on_progress)
+    tuned = pooled_looks(networks, images["tune"]) if images.get("tune") else None
+    answers = answers_of(predicted, release.temperature, release.protocol)
+    systems = simpler_systems(_looks(networks, predicted), tuned, release.protocol)
+    strangers = {
+        name: predict(release, networks, images[name], stage=f"judge {name}", on_progress=on_progress)
+        for name in novel
+        if images.get(name)
+    }
+    cases = _judged_cases(release, networks, predicted, on_progress)
+    report = _report(
+        release,
+        answers,
+        systems,
+        predicted,
+        strangers=strangers,
+        cases=cases,
+        split=split,
+        seed=seed,
+        draws=draws,
+    )
+    rows = prediction_rows([*predicted, *(one for found in strangers.values() for one in found)])
+    return Evaluation(report=report, rows=rows)
+
+
+def _report(
+    release: Release,
+    answers: Answers,
+    systems: Mapping[str, Answers],
+    predicted: Sequence[PredictedImage],
+    *,
+    strangers: Mapping[str, Sequence[PredictedImage]],
+    cases: JudgedCases,
+    split: str,
+    seed: int,
+    draws: int,
+) -> dict[str, Any]:
+    patients = [one.image.row.patient for one in predicted]
+    measured = measures.measure(answers, seed=seed)
+    baselines = {name: measures.measure(system, seed=seed) for name, system in systems.items()}
+    return measured | {
+        "release": release.digest,
+        "protocol": release.protocol.name,
+        "split": split,
+        "patients": len(set(patients)),
+        "intervals": measures.intervals(answers, patients, seed=seed, draws=draws),
+        "less_single": measures.differences(answers, systems["single"], patients, seed=seed, draws=draws),
+        "baselines": baselines | {"random": measures.by_lot(measured)},
+        "certificate": measures.defined(recheck(release, cases)),
+        "cases": _cases(cases),
+        "novelty": {name: _novelty(predicted, found) for name, found in strangers.items()},
+        "subgroups": subgroups(answers, [one.image for one in predicted]),
+        "reliability": _reliability(answers),
+        "risk_coverage": {name: measures.curve(one) for name, one in {"release": answers, **systems}.items()},
+    }
+
+
+def _judged_cases(
+    release: Release, networks: Ensemble, predicted: Sequence[PredictedImage], on_progress: OnProgress
+) -> JudgedCases:
+    """What routes each case; for 3-D networks a case is an image, and has been looked at already."""
+    cases = group_cases([one.image for one in predicted], release.protocol)
+    if release.protocol.network.dimensions == 2:
+        return judge_cases(judge_of(release), networks, cases, stage="route", on_progress=on_progress)
+    return JudgedCases(cases=cases, judgements=tuple(judgement_of(one.uncertainty, one.novelty) for one in predicted))
+
+
+def _looks(ensemble: Ensemble, predicted: Sequence[PredictedImage]) -> PooledLooks:
+    return pooled_looks(
+        ensemble,
+        [one.image for one in predicted],
+        dropout=[one.samples.log_probabilities[:1] for one in predicted],
+    )
+
+
+def _cases(cases: JudgedCases) -> dict[str, Any]:
+    """How often a whole case is answered rightly; a case that could not be answered counts as wrong."""
+    targets = np.array([case.target for case in cases.cases])
+    right = np.array([one.answer == t for one, t in zip(cases.judgements, targets, strict=True)])
+    recalls = [float(right[targets == c].mean()) for c in np.unique(targets)]
+    return {"n": len(targets), "accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(recalls))}
+
+
+def _novelty(familiar: Sequence[PredictedImage], strange: Sequence[PredictedImage]) -> dict[str, Any]:
+    """How well novelty tells a split from the judged one, and what share of either its p-value flags at 5 %."""
+    known = np.array([one.novelty.combined for one in familiar])
+    foreign = np.array([one.novelty.combined for one in strange])
+    truth = np.repeat([False, True], [len(known), len(foreign)])
+    return {
+        "n": len(foreign),
+        "auroc": auroc(truth, -np.concatenate([known, foreign])),
+        "flagged_at_5pct": float((foreign <= _NOVELTY_LEVEL).mean()),
+        "familiar_flagged_at_5pct": float((known <= _NOVELTY_LEVEL).mean()),
+    }
+
+
+def subgroups(answers: Answers, images: Sequence[PreparedImage]) -> list[dict[str, Any]]:
+    """Accuracy and finding recall of every value of site, scanner, sex and view, where the labels file has them."""
+    found = []
+    for column in SUBGROUP_COLUMNS:
+        values = np.array([image.row.extras.get(column, "") for image in images])
+        found += [
+            _subgroup(column, value, answers, images, values == value) for value in np.unique(values[values != ""])
+        ]
+    return found
+
+
+def _subgroup(
+    column: str,
+    value: str,
+    answers: Answers,
+    images: Sequence[PreparedImage],
+    chosen: np.ndarray[Any, np.dtype[np.bool_]],
+) -> dict[str, Any]:
+    positive = chosen & answers.positive
+    called = np.isin(answers.log_p.argmax(axis=1), answers.protocol.finding_indices)
+    return {
+        "column": column,
+        "value": str(value),
+        "n": int(chosen.sum()),
+        "patients": len({image.row.patient for image, kept in zip(images, chosen, strict=True) if kept}),
+        "accuracy": 1.0 - float(answers.failures[chosen].mean()),
+        "findings": int(positive.sum()),
+        "finding_recall": float(called[positive].mean()) if positive.any() else None,
+    }
+
+
+def _reliability(answers: Answers) -> list[dict[str, float]]:
+    bins = reliability_bins(answers.confidence, answers.failures == 0.0)
+    return [{name: getattr(one, name) for name in one.__dataclass_fields__} for one in bins]
