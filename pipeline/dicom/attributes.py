@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def value(dataset: Dataset, keyword: str) -> Any:
 
 def text(dataset: Dataset, keyword: str) -> str | None:
     """The value as text of at most `LONGEST_TEXT` characters without control characters, or None."""
-    found = _plain_text(dataset, keyword)
+    found: Any = _plain_text(dataset, keyword)
     if found is None:
         found = value(dataset, keyword)
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
@@ -116,8 +117,8 @@ def _plain_numbers(dataset: Dataset, keyword: str) -> Sequence[str] | Sequence[i
     if element.VR in {"DS", "IS"} and raw.isascii():
         return raw.decode("ascii").rstrip(" \0").split("\\")
     if element.VR == "US" and len(raw) % 2 == 0:
-        order = "little" if element.is_little_endian else "big"
-        return [int.from_bytes(raw[at : at + 2], order) for at in range(0, len(raw), 2)]
+        order = "<" if element.is_little_endian else ">"
+        return struct.unpack(f"{order}{len(raw) // 2}H", raw)
     return None
 
 

@@ -28,6 +28,15 @@ _REGIONS: Final = {"12738006": "BRAIN", "T-A0100": "BRAIN", "69536005": "HEAD", 
 
 def inspect_instance(data: bytes) -> InstanceHeader:
     """The header of the instance in the bytes of one file, after every check. Raises RefusedInstance."""
+    try:
+        return _inspected(data)
+    except (RefusedInstance, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  a library boundary: the type is told, its text may hold values
+        raise RefusedInstance("undecodable", f"the data set cannot be read ({type(error).__name__})") from None
+
+
+def _inspected(data: bytes) -> InstanceHeader:
     instance = _parsed(data)
     header = read_header(instance)
     try:

@@ -107,7 +107,7 @@ def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
     try:
         dataset = read_dataset(stream, implicit, little)
         cut = _is_cut_short(dataset, stream.tell(), len(body))
-    except EOFError:
+    except (EOFError, struct.error):
         dataset, cut = read_dataset(io.BytesIO(body), implicit, little, stop_when=_is_pixel_data), True
     if not dataset:
         raise RejectInstance("truncated", "the file holds no data set")

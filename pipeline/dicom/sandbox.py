@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from types import TracebackType
 from typing import Final, Self
 
@@ -154,12 +155,13 @@ def _is_within_limits(size: int) -> bool:
 
 def _refuse_odd_file(path: Path) -> None:
     try:
-        if not path.is_file():
-            raise RefusedInstance("not_dicom", "not a regular file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise RefusedInstance("too_large", f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        found = path.stat()
     except OSError as error:
         raise RetryLater(f"a received file cannot be opened ({type(error).__name__})") from None
+    if not S_ISREG(found.st_mode):
+        raise RefusedInstance("not_dicom", "not a regular file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise RefusedInstance("too_large", f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB")
 
 
 def _header_or_refusal(reply: Message) -> InstanceHeader:

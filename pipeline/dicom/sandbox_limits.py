@@ -9,13 +9,19 @@ import resource
 from pathlib import Path
 from typing import Final
 
+LEAST_ROOM: Final = 64 * 2**20  #: bytes of address space beyond what the interpreter and its libraries take
 _NEW_USER_NAMESPACE: Final = 0x10000000
 _NEW_NETWORK_NAMESPACE: Final = 0x40000000
 _NO_NEW_PRIVILEGES: Final = 38
 
 
 def limit_resources(address_space: int) -> None:
-    """Bound the address space; allow no core dump, no growing file and few open files."""
+    """Bound the address space; allow no core dump, no growing file and few open files.
+
+    Raises MemoryError when the bound would leave no room for work.
+    """
+    if address_space_used() + LEAST_ROOM > address_space:
+        raise MemoryError
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
