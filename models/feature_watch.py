@@ -5,8 +5,10 @@ Maps are averaged over space (or tokens) inside the hook: later layers work in p
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,26 +23,25 @@ SHALLOW = "shallow"
 
 
 class FeatureWatch:
-    """Collects features (P, F) from the forward passes made within its `with` blocks, in order."""
+    """Collects features (P, F) from the forward passes made while it is watching, in order."""
 
     def __init__(self, network: nn.Module) -> None:
         self._head = _last_linear(network)
         self._shallow = _shallow(network)
         self._tokens = self._shallow is not None and anatomy(network).tokens
         self._seen: dict[str, list[Tensor]] = {PENULTIMATE: [], SHALLOW: []}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> Self:
-        self._hooks = [self._head.register_forward_pre_hook(self._at_head)]
+    @contextmanager
+    def watching(self, parts: int) -> Iterator[None]:
+        """Within it every depth is kept of the first `parts` rows that come by."""
+        hooks = [self._head.register_forward_pre_hook(partial(self._at_head, parts))]
         if self._shallow is not None:
-            self._hooks.append(self._shallow.register_forward_hook(self._at_shallow))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+            hooks.append(self._shallow.register_forward_hook(partial(self._at_shallow, parts)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def complete(self, parts: int) -> bool:
         """Whether every depth was seen for this many parts."""
@@ -51,12 +52,12 @@ class FeatureWatch:
         """Features per depth (P, F), float64."""
         return {depth: torch.cat(rows).numpy() for depth, rows in self._seen.items() if rows}
 
-    def _at_head(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._seen[PENULTIMATE].append(inputs[0].detach().flatten(1).to("cpu", torch.float64, copy=True))
+    def _at_head(self, parts: int, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._seen[PENULTIMATE].append(inputs[0][:parts].detach().flatten(1).to("cpu", torch.float64, copy=True))
 
-    def _at_shallow(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+    def _at_shallow(self, parts: int, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
         over = 1 if self._tokens else tuple(range(2, output.dim()))
-        pooled = output.detach().float().mean(dim=over)
+        pooled = output[:parts].detach().float().mean(dim=over)
         self._seen[SHALLOW].append(pooled.to("cpu", torch.float64))
 
 

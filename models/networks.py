@@ -7,7 +7,7 @@ argument or a size that cannot work is an error naming the field, and not a cras
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.networks import nets
@@ -30,6 +30,9 @@ _FAMILIES: dict[str, Any] = (
     )
     | {"EfficientNet": nets.EfficientNet, "EfficientNetBN": nets.EfficientNetBN, "ViT": nets.ViT}
 )
+
+#: Convolutions are up to twice as fast with channels last in memory, in training too; only ratios travel.
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 #: Arguments that follow from the rest of the protocol, and where each is said.
 _SAID_ELSEWHERE = {
@@ -103,7 +106,17 @@ def _construct(protocol: TriageProtocol, arguments: dict[str, Any]) -> nn.Module
     if isinstance(network, nets.ViT):
         network = FirstOutput(network)
     place_dropout(network, protocol.network.dropout, protocol.network.dimensions)
+    untyped = cast("Any", network)  # torch leaves these two methods untyped
+    untyped.register_state_dict_post_hook(_make_contiguous)
+    untyped.to(memory_format=_CHANNELS_LAST[protocol.network.dimensions])
     return network
+
+
+def _make_contiguous(_: nn.Module, weights: dict[str, Any], __: str, ___: Any) -> None:
+    """Weights leave the network in plain order, as files of weights need them."""
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor):
+            weights[name] = value.contiguous()
 
 
 def _refuse_unfit(protocol: TriageProtocol, arguments: dict[str, Any]) -> None:

@@ -90,8 +90,7 @@ class Ensemble:
         """
         member = self._members[0]
         watch = FeatureWatch(member.network)
-        with watch:
-            member.deterministic(parts)
+        member.deterministic(parts, watch)
         return _finite(watch.features())
 
     def without_dropout(self, parts: Tensor) -> NDArray[np.float64]:

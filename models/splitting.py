@@ -108,6 +108,14 @@ def tiled(boundary: tuple[Any, ...], parts: int, passes: int) -> tuple[Any, ...]
     return tuple(_tile(value, parts, passes) for value in boundary)
 
 
+def alone(boundary: tuple[Any, ...], parts: int) -> tuple[Any, ...]:
+    """The boundary of the first `parts` rows, where the rows were doubled to go through the prefix in company."""
+    return tuple(
+        value[:parts] if isinstance(value, Tensor) and value.dim() and value.shape[0] == 2 * parts else value
+        for value in boundary
+    )
+
+
 def _tile(value: Any, parts: int, passes: int) -> Any:
     if not isinstance(value, Tensor):
         return value
