@@ -17,6 +17,7 @@ from pipeline.errors import RejectInstance
 MAX_INFLATED_BYTES: Final = 128 * 2**20  #: of a deflated data set
 PREAMBLE_BYTES: Final = 128
 _PIXEL_DATA: Final = 0x7FE00010
+_PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})  #: single, double precision, whole numbers
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 #: Beginnings of files that an operating system would run; TIFF's dual-use preamble stays allowed (PS3.10 section 7.1).
@@ -105,7 +106,7 @@ def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
     implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
     stream, problem = io.BytesIO(body), None
     try:
-        dataset = read_dataset(stream, implicit, little)
+        dataset = read_dataset(stream, implicit, little, stop_when=_AfterPixels())
         cut = _is_cut_short(dataset, stream.tell(), len(body))
     except (EOFError, struct.error):
         dataset, cut = read_dataset(io.BytesIO(body), implicit, little, stop_when=_is_pixel_data), True
@@ -114,6 +115,19 @@ def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
     if cut:
         problem = RejectInstance("truncated", "the data set ends inside an element")
     return dataset, problem
+
+
+class _AfterPixels:
+    """Tells the parser to stop behind the pixels: what trails there is padding, megabytes of it in real files."""
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, tag: int, _vr: str | None, _length: int) -> bool:
+        if self._seen:
+            return True
+        self._seen = tag in _PIXELS
+        return False
 
 
 def _is_pixel_data(tag: int, _vr: str | None, _length: int) -> bool:
@@ -126,7 +140,7 @@ def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
     last = dataset.get_item(max(dataset.keys()))
     length, found = getattr(last, "length", None), getattr(last, "value", None)
     declares_more = isinstance(found, bytes) and isinstance(length, int) and len(found) < length != _UNDEFINED_LENGTH
-    return declares_more or position < size - 8
+    return declares_more or (position < size - 8 and _PIXELS.isdisjoint(dataset.keys()))
 
 
 def _refuse_known_other_objects(sop_class: str) -> None:
