@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.looks import Judge, Judgement, Look, look, pooled_parts
 from models.networks import build_network
@@ -32,7 +30,7 @@ from models.preparation import (
     silent,
     training_tensors,
 )
-from models.release import Release, ReleaseBody, write_release
+from models.release import Release, ReleaseBody, weights_bytes, write_release
 from models.sampling import Ensemble
 from models.train import TrainedMember
 from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature, nll
@@ -100,7 +98,7 @@ def fit_release(
     tuned = JudgedCases(cases=tune, judgements=tuple(judge.judge(one) for one in looks))
     body = ReleaseBody(
         protocol=protocol,
-        members=tuple(_weights_bytes(member.weights) for member in members),
+        members=tuple(weights_bytes(member.weights) for member in members),
         novelty=judge.novelty,
         temperature=judge.temperature,
         mutual_information_limit=_limit(protocol, tuned),
@@ -205,7 +203,3 @@ def _metrics(log_p: NDArray[np.float64], labels: NDArray[np.int_], protocol: Tri
         "tune_auc": auroc(np.isin(labels, findings), finding_probability(log_p, findings)),
     }
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
-
-
-def _weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: weights[name].detach().cpu().contiguous() for name in sorted(weights)})

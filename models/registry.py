@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class Registry:
         data: Mapping[str, str],
         plots: Sequence[Path] = (),
     ) -> str:
-        """Write one training run and return its id: parameters, each member's epochs, data digests and plots."""
+        """Write one training run and return its id: parameters, epochs, learning curves, data digests and `plots`."""
         with self._speaking():
             run = self._client.create_run(self._experiment(model_name(protocol))).info.run_id
             for name, value in _parameters(protocol).items():
@@ -93,6 +94,8 @@ class Registry:
                 self._client.log_metric(run, name, float(number))
             for plot in plots:
                 self._client.log_artifact(run, str(plot), "plots")
+            if histories:
+                self._log_learning_curves(run, histories)
             self._client.set_terminated(run)
             return str(run)
 
@@ -192,6 +195,14 @@ class Registry:
                 }
                 for name, value in values.items():
                     self._client.log_metric(run, f"member{member:02d}.{name}", value, step=record.epoch)
+
+    def _log_learning_curves(self, run: str, histories: Sequence[Sequence[EpochRecord]]) -> None:
+        from models.plots import training_plot  # noqa: PLC0415 - matplotlib is heavy, see `Registry._client`
+
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "learning_curves.png"
+            training_plot(picture, histories)
+            self._client.log_artifact(run, str(picture), "plots")
 
     def _ensure_model(self, name: str) -> None:
         if name not in {m.name for m in self._pages("search_registered_models")}:

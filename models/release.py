@@ -124,6 +124,13 @@ class Release:
         return load(data)
 
 
+def weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """Weights as safetensors bytes, on the CPU and contiguous; equal weights give equal bytes."""
+    from safetensors.torch import save  # noqa: PLC0415 - listing releases needs no torch
+
+    return save({name: weights[name].detach().cpu().contiguous() for name in sorted(weights)})
+
+
 def write_release(
     folder: Path,
     body: ReleaseBody,

@@ -156,7 +156,7 @@ def test_a_training_run_holds_parameters_epochs_digests_and_plots(registry: Regi
         EpochRecord(epoch=i, train_nll=1.0 - 0.1 * i, tune_nll=1.1 - 0.1 * i, tune_accuracy=0.5, seconds=2.0)
         for i in range(3)
     ]
-    plot = tmp_path / "training.png"
+    plot = tmp_path / "referral.png"
     plot.write_bytes(b"png")
     run_id = registry.log_training(
         PROTOCOL, [history, history], metrics={"tune_nll": 0.9}, data={"train": "ab" * 32}, plots=[plot]
@@ -171,7 +171,10 @@ def test_a_training_run_holds_parameters_epochs_digests_and_plots(registry: Regi
     assert run.data.metrics["tune_nll"] == 0.9
     told = client.get_metric_history(run_id, "member01.tune_nll")
     assert [(m.step, m.value) for m in told] == [(0, 1.1), (1, 1.0), (2, pytest.approx(0.9))]
-    assert [a.path for a in client.list_artifacts(run_id, "plots")] == ["plots/training.png"]
+    assert sorted(a.path for a in client.list_artifacts(run_id, "plots")) == [
+        "plots/learning_curves.png",
+        "plots/referral.png",
+    ]
 
 
 def test_the_release_stands_in_the_run_that_trained_it(registry: Registry, tmp_path: Path) -> None:
