@@ -90,6 +90,7 @@ def _wrap_head(brain: NDArray[np.bool_], grey: Array, white: Array, place: Array
     skin = _within(_distance(silhouette), _SKIN_MM)
     inside, skull = _within(from_brain, _FLUID_MM), _within(from_brain, _BONE_MM)
     fluid = np.clip(inside - grey - white, 0, 1)
+    grey, white, fluid = (tissue * inside / np.maximum(grey + white + fluid, 1e-3) for tissue in (grey, white, fluid))
     soft = skin * (1 - skull) * _muscle(brain.shape)
     for eye in _EYES:
         ball = _within(_distance_to(place, eye), _EYE_MM) * (1 - skull)

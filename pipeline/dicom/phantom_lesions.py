@@ -48,9 +48,9 @@ def draw_lesion(rng: np.random.Generator, template: HeadTemplate, conspicuity: f
         opacity=float(min(0.98, (0.12 + 1.1 * conspicuity**0.8) * rng.uniform(0.92, 1.08))),
         oedema=min(0.6, 0.75 * conspicuity),
         oedema_reach=radius * (1.0 + 0.8 * conspicuity),
-        rim=max(0.0, conspicuity - _RIM_FROM) * 0.8,
-        irregularity=rng.uniform(0.1, 0.25),
-        frequencies=(direction * (2 * np.pi / (radius * rng.uniform(1.0, 2.2, (_WAVES, 1))))).astype(np.float32),
+        rim=max(0.0, conspicuity - _RIM_FROM) * 0.6,
+        irregularity=rng.uniform(0.12, 0.26),
+        frequencies=(direction * (2 * np.pi / (radius * rng.uniform(1.5, 3.4, (_WAVES, 1))))).astype(np.float32),
         phases=rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32),
     )
 
@@ -92,7 +92,7 @@ def paint(
 
 def _outline(lesion: Lesion, offset: Array) -> Array:
     waves = np.cos(lesion.frequencies @ offset + lesion.phases[:, None]).sum(axis=0)
-    return np.asarray(np.clip(1 + lesion.irregularity * waves * np.sqrt(2 / _WAVES), 0.5, 1.6), dtype=np.float32)
+    return np.asarray(np.clip(1 + lesion.irregularity * waves * np.sqrt(2 / _WAVES), 0.6, 1.5), dtype=np.float32)
 
 
 def _ramp(depth: Array, width: float) -> Array:

@@ -52,12 +52,12 @@ SOUTH = Scanner(
 )  # fmt: skip
 UNSEEN = Scanner(
     name="east_1", site="east", manufacturer="PHANTOM CASTELLAN", model="X7", software="0.9 BETA",
-    signals=(0.80, 0.52, 0.16, 0.08, 0.95), tumour=0.40, oedema=0.45, noise=0.075, shading=0.40,
+    signals=(0.80, 0.52, 0.16, 0.08, 0.95), tumour=0.40, oedema=0.45, noise=0.12, shading=0.40,
     matrix=112, pixel=2.1, slices=20, spacing=7.0, thickness=6.0, tilt=5.0, gain=400.0,
 )  # fmt: skip
 TOMOGRAPH = Scanner(
     name="north_ct", site="north", manufacturer="PHANTOM NORTHLIGHT", model="CT-64", software="2.0",
-    signals=(1029.0, 1038.0, 1008.0, 1900.0, 1045.0), tumour=1042.0, oedema=1018.0, noise=4.0, shading=0.0,
+    signals=(1052.0, 1061.0, 1032.0, 1924.0, 1068.0), tumour=1064.0, oedema=1042.0, noise=4.0, shading=0.0,
     matrix=96, pixel=2.4, slices=20, spacing=7.0, thickness=5.0, tilt=0.0, gain=1.0, slope=1.0, intercept=-1024.0,
     modality="CT",
 )  # fmt: skip

@@ -154,9 +154,9 @@ def ghost(signal: Array, rng: np.random.Generator) -> Array:
     """`signal` (D, H, W) (rows along h) as a patient leaves it who nods at every breath and moves on half way."""
     size = signal.shape[1]
     lines = np.arange(size)
-    nod = 4.0 * np.sin(2 * np.pi * lines / rng.uniform(3.2, 4.8) + rng.uniform(0, 6))
+    nod = 5.0 * np.sin(2 * np.pi * lines / rng.uniform(3.2, 4.8) + rng.uniform(0, 6))
     nod += np.where(lines > rng.integers(size // 3, size // 2), rng.choice([-6.0, 6.0]), 0.0)
-    nod += rng.normal(0, 1.0, size)
+    nod += rng.normal(0, 1.5, size)
     phase = np.exp(-2j * np.pi * np.fft.fftshift(np.fft.fftfreq(size)) * nod)
     spectrum = np.fft.fftshift(np.fft.fft(signal, axis=1), axes=1) * phase[:, None]
     moved = np.abs(np.fft.ifft(np.fft.ifftshift(spectrum, axes=1), axis=1))
