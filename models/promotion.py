@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from models.release import Release
+from models.release_files import CERTIFICATES
 from pipeline.errors import HaltPipeline
 
 REQUIRED_METRICS = ("tune_accuracy", "tune_nll")
@@ -48,7 +49,7 @@ def gate(release: Release, metrics: Mapping[str, float] | None = None, *, today:
     return GateResult(
         checks=(
             _check("digest", lambda: _verify(release)),
-            *(_check(f"certificate_{side}", _valid(release, side, today)) for side in sorted(release.certificates)),
+            *(_check(f"certificate_{side}", _valid(release, side, today)) for side in sorted(CERTIFICATES)),
             _check("metrics", lambda: _finite(measured)),
         )
     )
@@ -67,9 +68,10 @@ def _verify(release: Release) -> str:
 
 
 def _valid(release: Release, side: str, today: date) -> Callable[[], str]:
-    certificate = release.certificates[side]
-
     def ask() -> str:
+        certificate = release.certificates.get(side)
+        if certificate is None:
+            raise HaltPipeline(f"the {side} certificate is missing; certify the release again")
         if not certificate.made_on <= today <= certificate.expires_on:
             raise HaltPipeline(
                 f"the {side} certificate is valid from {certificate.made_on} to {certificate.expires_on} and not on "
