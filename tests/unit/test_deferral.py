@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,11 @@ def evidence(**changes: Any) -> Evidence:
         "safe_state": False,
     }
     return Evidence(**{**values, **changes})
+
+
+def like(value: Any) -> SimpleNamespace:
+    """The same fields in another class."""
+    return SimpleNamespace(**{name: getattr(value, name) for name in value.__dataclass_fields__})
 
 
 def scored(score: float) -> Evidence:
@@ -205,6 +211,32 @@ FAULTS = [
     fault("a high score with only the lower side certified", "score_certified", "NOT_CERTIFIED", scored(0.95), held(priority_above=None)),
     fault("a score that both sides claim", "score_certified", "UNCERTAIN", scored(0.5), held(routine_below=0.6, priority_above=0.4)),
     fault("a score that both sides touch", "score_certified", "UNCERTAIN", scored(0.5), held(routine_below=0.5, priority_above=0.5)),
+    fault("empty protocol digests that agree", "release_matches", "RELEASE_INVALID", evidence(protocol_digest=""), held(protocol_digest="")),
+    fault("digests that are no text", "release_matches", "RELEASE_INVALID", evidence(release_digest=7), held(release_digest=7)),
+    fault("a scope of another kind", "in_scope", "SCOPE_UNKNOWN", evidence(scope=like(ScopeVerdict(in_scope=True)))),
+    fault("a seal of another kind", "complete", "INCOMPLETE", evidence(seal=like(seal()))),
+    fault("False in quarantine", "complete", "INCOMPLETE", evidence(seal=seal(quarantined=False))),
+    fault("a manifest that is no count", "all_decoded", "NOT_ANALYSED", evidence(manifest_slices=20.0)),
+    fault("a decoding that is no count", "all_decoded", "NOT_ANALYSED", evidence(decoded_slices=20.0)),
+    fault("depths as a list", "all_decoded", "NOT_ANALYSED", evidence(analysis=analysis(depths=[20]))),
+    fault("a negative depth", "all_decoded", "NOT_ANALYSED", evidence(analysis=analysis(depths=(25, -5)))),
+    fault("one slice each in place of one volume short", "all_decoded", "INCOMPLETE", evidence(analysis=analysis(depths=(1,) * 21))),
+    fault("a policy of True members", "members_complete", "UNCERTAINTY_INVALID", sampled(members=1, member_scores=()), held(members=True)),
+    fault("a policy of True passes", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=1), held(passes=True)),
+    fault("no passes at all", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=0), held(passes=0)),
+    fault("uncertainty of another kind", "members_complete passes_complete finite certain score_certified", "UNCERTAINTY_INVALID UNCERTAIN", evidence(analysis=analysis(uncertainty=like(uncertainty())))),
+    fault("novelty of another kind", "in_distribution", "NOVEL", evidence(analysis=analysis(novelty=like(novelty())))),
+    fault("p-values as a list", "in_distribution", "NOVEL", looked(p_values=[("features", 0.5)])),
+    fault("a detector without a name", "in_distribution", "NOVEL", looked(p_values=((None, 0.5),))),
+    fault("a p-value above one", "in_distribution", "NOVEL", looked(combined=1.5)),
+    fault("a negative novelty level", "in_distribution", "NOVEL", evidence(), held(novelty_level=-1.0)),
+    fault("fired not listed", "in_distribution", "NOVEL", looked(fired=None)),
+    fault("one class alone", "finite", "UNCERTAINTY_INVALID", sampled(classes=("tumour",), probabilities=(1.0,))),
+    fault("probabilities as a list", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=[0.9, 0.1])),
+    fault("classes as a list", "finite", "UNCERTAINTY_INVALID", sampled(classes=["a", "b"])),
+    fault("a probability below zero", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(1.1, -0.1))),
+    fault("a digest of the samples that is no text", "finite", "UNCERTAINTY_INVALID", sampled(samples_digest=7)),
+    fault("an infinite limit of information", "certain", "UNCERTAIN", evidence(), held(mutual_information_limit=INF)),
 ]
 # fmt: on
 
