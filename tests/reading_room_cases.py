@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from httpx import Response
 from pydicom import Dataset
@@ -32,6 +35,7 @@ from pipeline.domain.evidence import (
 from pipeline.domain.study import Completeness, SealEvidence, Verdict
 from pipeline.protocol import TriageProtocol, load_protocol
 from pipeline.store import (
+    account_rows,
     case_rows,
     decision_rows,
     instance_rows,
@@ -40,7 +44,6 @@ from pipeline.store import (
     study_rows,
     worklist_rows,
 )
-from pipeline.store.account_rows import create_account
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.web.app import create_app
@@ -284,6 +287,11 @@ def add_case(
     return case_id
 
 
+@cache
+def _hash_of_password() -> str:
+    return PasswordHasher().hash(PASSWORD)
+
+
 def add_account(
     database: Database,
     name: str = "dr.okafor",
@@ -291,9 +299,10 @@ def add_account(
     role: str = "reader",
     specialties: Sequence[str] = ("neuroradiology",),
 ) -> str:
-    """An account with the tests' password."""
-    with database.transaction() as connection:
-        return create_account(
+    """An account with the tests' password, hashed once for all of them."""
+    known = mock.patch.object(account_rows, "_hash", return_value=_hash_of_password())
+    with known, database.transaction() as connection:
+        return account_rows.create_account(
             connection, name=name, password=PASSWORD, role=role, specialties=specialties, now=NOW - timedelta(days=1)
         )
 
@@ -324,7 +333,7 @@ def make_room(database: Database, blobs: BlobStore, sandbox: Sandbox, clock: Clo
         blobs=blobs,
         sandbox=sandbox,
         protocols={"brain-tumour-mr": protocol()},
-        session_key=b"k" * 32,
+        session_key=more.pop("session_key", b"k" * 32),
         now=clock,
         **more,
     )
