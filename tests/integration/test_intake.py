@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pipeline.domain.study import Verdict
 from pipeline.errors import RetryLater
 from pipeline.intake import Receipt, accept_file, accept_folder, seal_quiet_studies
-from pipeline.store import conservation
+from pipeline.store import conservation, instance_rows, worklist_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.tables import case, identity, instance, study, study_revision, worklist_item
@@ -254,7 +254,6 @@ def test_one_file_that_the_database_refuses_does_not_stop_its_folder(
 ) -> None:
     write_study(tmp_path / "in")
     (tmp_path / "in" / "0-odd.dcm").write_bytes(refused_bytes("truncated", series_instance_uid="x" * 3))
-    from pipeline.store import instance_rows
 
     written = instance_rows.add_entry
 
@@ -310,7 +309,6 @@ def test_a_source_that_cannot_be_read_has_a_receipt_and_stops_nobody(folder, tmp
 
 
 def test_a_superseded_case_leaves_the_worklist(take, database: Database) -> None:
-    from pipeline.store import worklist_rows
 
     take(slice_bytes(number=1))
     (old,) = seal_all(database, PROTOCOL)
