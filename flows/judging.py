@@ -1,0 +1,88 @@
+"""Evaluating and predicting with a release, from the names given on the command line to the files written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.bootstrap import House
+from flows.champion import torch_device
+from flows.readers import read_dicom
+from flows.releases import find_release
+from flows.workplace import OnProgress, silent
+from models.dataset import read_labels
+from models.evaluate import evaluate
+from models.predictions import predict, prediction_rows, write_predictions
+from models.preparation import prepare_images
+from models.release import Release
+from models.report import write_report
+from models.sampling import Ensemble
+from pipeline.errors import HaltPipeline
+
+DEFAULT_NOVEL = ("ood",)
+
+
+def evaluate_release(
+    house: House,
+    release: str,
+    labels: Path,
+    report: Path,
+    *,
+    split: str = "test",
+    novel: Sequence[str] | None = None,
+    protocol: str | None = None,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Judge a release on `split` and write the report to `report`; returns what report.json holds."""
+    found = find_release(house, release, protocol)
+    strange = tuple(novel) if novel else DEFAULT_NOVEL
+    labelled = read_labels(labels, found.protocol, needed=(split, *(novel or ())), novel=strange)
+    splits = [name for name in dict.fromkeys(("tune", split, *strange)) if labelled.split(name)]
+    images = prepare_images(labelled, found.protocol, splits, read_dicom, on_progress=_stage(on_progress))
+    evaluation = evaluate(
+        found,
+        images,
+        split=split,
+        novel=strange,
+        device=torch_device(house.settings.device),
+        on_progress=_stage(on_progress),
+    )
+    write_report(evaluation.report, report)
+    return evaluation.report
+
+
+def predict_release(
+    house: House,
+    release: str,
+    labels: Path,
+    out: Path,
+    *,
+    passes: int | None = None,
+    protocol: str | None = None,
+    on_progress: OnProgress = silent,
+) -> int:
+    """Write what a release says of every image that `labels` lists to `out`; returns how many there are."""
+    if out.suffix not in {".csv", ".parquet"}:
+        raise HaltPipeline(f"{out.name}: predictions are written as .csv or .parquet; choose one of these endings")
+    found = find_release(house, release, protocol)
+    labelled = read_labels(labels, found.protocol, labelled=False)
+    splits = list(dict.fromkeys(row.split for row in labelled.rows))
+    images = prepare_images(labelled, found.protocol, splits, read_dicom, on_progress=_stage(on_progress))
+    ensemble = _ensemble(found, passes, torch_device(house.settings.device))
+    ordered = [image for split in splits for image in images[split]]
+    predicted = predict(found, ensemble, ordered, on_progress=_stage(on_progress))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(prediction_rows(predicted), out)
+    return len(predicted)
+
+
+def _ensemble(release: Release, passes: int | None, device: str) -> Ensemble:
+    ensemble = Ensemble.load(release, device)
+    if passes is not None:
+        ensemble.passes = passes
+    return ensemble
+
+
+def _stage(on_progress: OnProgress) -> Any:
+    return lambda stage, done, total: on_progress(stage, done, total, "")

@@ -1,0 +1,66 @@
+"""Finding and describing releases for the command line: a version, an alias or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.bootstrap import House
+from pipeline.protocol import TriageProtocol
+from pipeline.store import alias_rows
+
+if TYPE_CHECKING:
+    from models.release import Release
+
+
+def find_release(house: House, name: str, protocol: str | None) -> Release:
+    """The verified release in the folder `name`, or the one of that version or alias. Raises HaltPipeline."""
+    from models.registry import model_name
+    from models.release import Release
+
+    folder = Path(name)
+    if folder.is_dir():
+        return Release.load(folder)
+    return house.registry.download(model_name(house.only_protocol(protocol)), name)
+
+
+def describe(release: Release) -> dict[str, Any]:
+    """What `models show` prints of a release."""
+    from models.registry import model_name
+
+    certificates = {
+        side: certificate.to_dict() | {"sentence": certificate.sentence()}
+        for side, certificate in release.certificates.items()
+    }
+    return {
+        "model": model_name(release.protocol),
+        "digest": release.digest,
+        "protocol": release.protocol.name,
+        "protocol_digest": release.protocol.digest,
+        "temperature": release.temperature,
+        "routine_below": release.policy.routine_below,
+        "priority_above": release.policy.priority_above,
+        "mutual_information_limit": release.policy.mutual_information_limit,
+        "certificates": certificates,
+        "metrics": release.meta.get("metrics", {}),
+        "data": release.meta.get("data", {}),
+    }
+
+
+def alias_history(house: House, protocol: TriageProtocol) -> list[dict[str, Any]]:
+    """Every alias move of the protocol's model, oldest first."""
+    from models.registry import model_name
+
+    with house.database.read() as connection:
+        moves = alias_rows.history(connection, model_name(protocol))
+    return [
+        {
+            "at": move.at.isoformat(timespec="seconds"),
+            "alias": move.alias,
+            "version": move.version,
+            "release_digest": move.release_digest,
+            "actor": move.actor,
+            "reason": move.reason,
+        }
+        for move in moves
+    ]

@@ -1,0 +1,86 @@
+"""Commands that keep running or schedule: serve, deploy, work, demo."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.bootstrap import House, open_house
+from flows.console import say, show_facts, show_json
+from pipeline.settings import read_settings
+
+app = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default SECONDREAD_BIND.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default SECONDREAD_PORT.")] = None,
+) -> None:
+    """Open the reading room."""
+    with open_house(read_settings()) as house:
+        open_room(house, host=host or house.settings.bind, port=house.settings.port if port is None else port)
+
+
+@app.command()
+def deploy(
+    cron: Annotated[str, typer.Option(help="When triage runs.")] = "*/5 * * * *", as_json: AsJson = False
+) -> None:
+    """Register the scheduled triage deployment in Prefect; PREFECT_API_URL names the server."""
+    with open_house(read_settings()):
+        from flows.deployments import deploy as register
+
+        made = register(cron)
+    if as_json:
+        show_json(made)
+    else:
+        show_facts("deployed", made)
+
+
+@app.command()
+def work() -> None:
+    """Run a worker for the scheduled deployments, with a Prefect server of its own when PREFECT_API_URL is unset."""
+    settings = read_settings()
+    with open_house(settings):
+        from flows.deployments import work as run
+
+        run(settings.home)
+
+
+@app.command()
+def demo(
+    home: Annotated[Path | None, typer.Option(help="Where to build it; default a new temporary folder.")] = None,
+    serve_room: Annotated[bool, typer.Option("--serve", help="Open the reading room at the end.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the generated patients and the training.")] = 7,
+    as_json: AsJson = False,
+) -> int:
+    """The whole story on generated patients: train, certify, promote, triage; exit code 1 if a safety promise broke."""
+    from flows.demo import run_demo
+
+    return run_demo(home, seed=seed, as_json=as_json, serve=serve_room)
+
+
+def open_room(house: House, *, host: str, port: int) -> None:
+    """Serve the reading room until stopped."""
+    import uvicorn
+
+    say(f"The reading room is at http://{host}:{port} (stop with Ctrl-C)")
+    uvicorn.run(room(house), host=host, port=port, log_level="warning", access_log=False, server_header=False)
+
+
+def room(house: House) -> Any:
+    """The reading room of this house as an ASGI application."""
+    from pipeline.web.app import create_app
+
+    return create_app(
+        database=house.database,
+        blobs=house.blobs,
+        sandbox=house.sandbox,
+        protocols=house.protocols,
+        session_key=house.keys.session,
+        now=lambda: datetime.now(UTC),
+    )

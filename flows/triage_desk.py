@@ -1,0 +1,192 @@
+"""One triage run's desk: what it holds, what it decided and why, and which release spoke.
+
+Why cases are given back and not failed: a case leaves the queue by a decision alone. What cannot be decided now goes
+back with a delay, and what was begun too often is decided without the model (`pipeline.triage`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flows.bootstrap import House
+from flows.champion import Champion, ChampionDesk
+from flows.leases import kept
+from pipeline import intake, triage
+from pipeline.errors import RetryLater
+from pipeline.store import case_rows
+from pipeline.store.case_rows import ClaimedCase
+
+_log = logging.getLogger(__name__)
+_BACK_OFF = timedelta(seconds=60)
+
+
+class TriageDesk:
+    """The cases one worker holds, the champion of each protocol, and the counts of the run."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._lease = timedelta(seconds=house.settings.lease_seconds)
+        self._champions = ChampionDesk(house)
+        self._champion: dict[str, Champion] = {}
+        self._held: dict[str, tuple[ClaimedCase, str]] = {}
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._cases: list[dict[str, Any]] = []
+        self._waiting = 0
+
+    @property
+    def decided(self) -> int:
+        """How many cases this run decided."""
+        return len(self._cases)
+
+    def seal(self, *, everything: bool) -> list[str]:
+        """Seal the studies that are quiet, or every open one, and return the new cases."""
+        quiet = timedelta(seconds=self._house.settings.quiet_seconds)
+        protocols = list(self._house.protocols.values())
+        return intake.seal_quiet_studies(self._house.database, protocols, quiet=quiet, now=_now(), force=everything)
+
+    def leases(self) -> AbstractContextManager[None]:
+        """Keeps what is held while the block runs."""
+        return kept(self._house.database, self._holding, owner=self._owner, lease=self._lease)
+
+    def claim(self, protocol: str) -> list[str]:
+        """Claim a chunk of ready cases, resolve the champion once for it and return the case ids."""
+        with self._house.database.transaction() as connection:
+            claimed = case_rows.claim_cases(
+                connection,
+                protocol=protocol,
+                owner=self._owner,
+                limit=self._house.settings.chunk_size,
+                lease=self._lease,
+                now=_now(),
+            )
+        with self._lock:
+            self._held.update({case.case_id: (case, protocol) for case in claimed})
+        if claimed:
+            self._champion.pop(protocol, None)
+        return [case.case_id for case in claimed]
+
+    def decide(self, case_ids: list[str]) -> None:
+        """Decide the cases that are still held, one transaction each. Raises RetryLater."""
+        for case_id in case_ids:
+            if case_id in self._held:
+                self._decide(case_id)
+
+    def give_up(self, case_ids: Sequence[str]) -> None:
+        """Give what is still held of these back to the queue, to be tried again later."""
+        for case_id in case_ids:
+            if case_id in self._held:
+                self._give_back(case_id)
+
+    def work_off(self) -> None:
+        """Seal what is quiet and decide everything that is ready, here and without Prefect."""
+        self.seal(everything=False)
+        with self.leases():
+            for protocol in self._house.protocols:
+                while case_ids := self.claim(protocol):
+                    try:
+                        self.decide(case_ids)
+                    except RetryLater:
+                        self.give_up(case_ids)
+
+    def ready(self) -> int:
+        """How many cases wait at this moment."""
+        with self._house.database.read() as connection:
+            return case_rows.count_ready(connection, now=_now())
+
+    def somebody_holds_cases(self) -> bool:
+        """Whether a case is held by a living lease, so that it may come back."""
+        with self._house.database.read() as connection:
+            return case_rows.count_held(connection) > 0
+
+    def summary(self) -> dict[str, Any]:
+        """What this run did: counts by route and reason, each case, what waits."""
+        reasons = [{"route": r, "reason": why, "cases": n} for (r, why), n in sorted(self._counts.items())]
+        routes = Counter(case["route"] for case in self._cases)
+        problems = {champion.problem for champion in self._champion.values() if champion.problem}
+        return {
+            "decided": self.decided,
+            "waiting": self._waiting,
+            "open_studies": self._open_studies(),
+            "routes": dict(sorted(routes.items())),
+            "reasons": reasons,
+            "release_problems": sorted(problems),
+            "cases": self._cases,
+        }
+
+    def _decide(self, case_id: str) -> None:
+        claimed, name = self._held[case_id]
+        champion = self._champion_of(name)
+        try:
+            decision = triage.triage_case(
+                self._house.database,
+                self._house.blobs,
+                self._house.sandbox,
+                champion.predictor,
+                claimed,
+                self._house.protocols[name],
+                audit_key=self._house.keys.audit,
+                now=_now,
+                release_problem=champion.problem,
+            )
+        except RetryLater:
+            raise
+        except Exception as error:  # noqa: BLE001 - the case stays in the queue, and the next one gets its turn
+            _log.exception("a case could not be decided", extra={"case_id": case_id, "error": type(error).__name__})
+            self._give_back(case_id)
+            return
+        self._count(claimed, name, decision)
+
+    def _champion_of(self, protocol: str) -> Champion:
+        if protocol not in self._champion:
+            self._champion[protocol] = self._champions.resolve(self._house.protocols[protocol])
+        return self._champion[protocol]
+
+    def _count(self, claimed: ClaimedCase, protocol: str, decision: Any) -> None:
+        reasons = [str(reason) for reason in decision.reasons]
+        row = {
+            "case": claimed.case_id,
+            "study": claimed.study_id,
+            "protocol": protocol,
+            "route": str(decision.route),
+            "reasons": reasons,
+        }
+        with self._lock:
+            del self._held[claimed.case_id]
+            self._cases.append(row)
+            self._counts.update((str(decision.route), reason) for reason in reasons)
+
+    def _give_back(self, case_id: str) -> None:
+        with self._lock:
+            claimed, _ = self._held.pop(case_id)
+        self._waiting += 1
+        try:
+            with self._house.database.transaction() as connection:
+                now = _now()
+                case_rows.release(
+                    connection, case_id=case_id, owner=self._owner, fence=claimed.fence, not_before=now + _BACK_OFF
+                )
+        except RetryLater:
+            _log.warning("a case stays held until its lease ends", extra={"case_id": case_id})
+
+    def _holding(self) -> list[ClaimedCase]:
+        with self._lock:
+            return [case for case, _ in self._held.values()]
+
+    def _open_studies(self) -> int:
+        with self._house.database.read() as connection:
+            return case_rows.count_open_studies(connection)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,105 @@
+"""The triage flow: seal what is quiet, claim what is ready in chunks, decide each case, until nothing is left.
+
+Why Prefect owns no state here: a run may die at any point, and the next run finds in the database what is left. Only case
+ids go into parameters, and a task is tried again for one class of error alone, `RetryLater`.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import State, Task, flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+
+from flows.bootstrap import House
+from flows.triage_desk import TriageDesk
+from flows.workplace import OnProgress, at_work, handed, silent
+from pipeline.errors import RetryLater
+
+RETRY_DELAYS_S = (1.0, 5.0, 15.0)
+_POLL_S = 1.0
+
+
+def run_triage(
+    house: House, *, seal_now: bool = False, wait: bool = True, on_progress: OnProgress = silent
+) -> dict[str, Any]:
+    """Run the triage flow on an open house and return its summary."""
+    with handed(house, on_progress):
+        return triage_flow(wait=wait, seal_now=seal_now)
+
+
+@flow(name="triage")
+def triage_flow(wait: bool = False, seal_now: bool = False) -> dict[str, Any]:
+    """Triage everything that is ready; with `wait`, also what a crashed worker still holds, once its lease ends."""
+    with at_work() as place:
+        return _triage(place.house, place.on_progress, wait=wait, seal_now=seal_now)
+
+
+def _triage(house: House, on_progress: OnProgress, *, wait: bool, seal_now: bool) -> dict[str, Any]:
+    desk = TriageDesk(house)
+    desk.seal(everything=seal_now)
+    chunk = _chunk_task(desk)
+    with desk.leases():
+        while True:
+            worked = [_work_off(desk, name, chunk, on_progress) for name in house.protocols]
+            if not any(worked) and not (wait and desk.somebody_holds_cases()):
+                break
+            if not any(worked):
+                time.sleep(_POLL_S)
+    summary = desk.summary()
+    _publish(summary)
+    return summary
+
+
+def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], on_progress: OnProgress) -> bool:
+    """Claim and decide one chunk of `protocol`; False when none was ready."""
+    case_ids = desk.claim(protocol)
+    if not case_ids:
+        return False
+    try:
+        chunk(case_ids)
+    except RetryLater:
+        desk.give_up(case_ids)
+    on_progress("triage", desk.decided, desk.decided + desk.ready(), protocol)
+    return True
+
+
+def _chunk_task(desk: TriageDesk) -> Task[[list[str]], None]:
+    return Task(
+        fn=desk.decide,
+        name="triage-chunk",
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=list(RETRY_DELAYS_S),
+        retry_condition_fn=_is_worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+def _is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, RetryLater)
+
+
+def _publish(summary: dict[str, Any]) -> None:
+    lines = [f"| {row['route']} | {row['reason']} | {row['cases']} |" for row in summary["reasons"]]
+    text = "\n".join(
+        [
+            f"# {summary['decided']} cases decided at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "",
+            "| route | reason | cases |",
+            "|---|---|---|",
+            *lines,
+            "",
+            *(f"No release may speak: {problem}" for problem in summary["release_problems"]),
+        ]
+    )
+    create_markdown_artifact(text, key="triage-report", description="Routes and reasons of one triage run")
+    create_table_artifact(summary["reasons"], key="triage-reasons", description="Routes and reasons of one triage run")
+
+
+__all__ = ["RETRY_DELAYS_S", "run_triage", "triage_flow"]
