@@ -68,15 +68,15 @@ def read_labels(
 ) -> LabelledSet:
     """The rows of the CSV at `path`, whose image paths are relative to it.
 
-    `needed` splits must hold an image; splits in `novel` may have labels that are no class. With `labelled` off, labels are
-    neither asked for nor checked. Raises HaltPipeline in one line.
+    `needed` splits must hold an image; splits in `novel` may have labels that are no class. With `labelled` off, labels and
+    split names are neither asked for nor checked. Raises HaltPipeline in one line.
     """
     header, lines = _read(path)
     _refuse_header(path.name, header, labelled=labelled)
     rows = tuple(_row(path, number, values, "split" in header) for number, values in lines)
     numbers = [number for number, _ in lines]
-    _refuse_split(path.name, rows, numbers, {*SPLITS, *needed, *novel})
     if labelled:
+        _refuse_split(path.name, rows, numbers, {*SPLITS, *needed, *novel})
         _refuse_label(path.name, rows, numbers, protocol, novel)
     _refuse_patient_across_splits(path.name, rows, numbers)
     _refuse_repeated_or_absent_image(path.name, rows, numbers)

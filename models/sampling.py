@@ -8,6 +8,7 @@ therefore keeps its statistics, and one case can never change the next. Referenc
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Ensemble:
         _refuse_duplicates(networks)
         self.passes = passes
         self.device = torch.device(device or "cpu")
+        self._one_at_a_time = threading.Lock()  # masks and hooks live in the networks while they run
         self._members = tuple(Member(network, index, self.device) for index, network in enumerate(networks))
 
     @classmethod
@@ -90,24 +92,25 @@ class Ensemble:
         """
         member = self._members[0]
         watch = FeatureWatch(member.network)
-        member.deterministic(parts, watch)
+        with self._one_at_a_time:
+            member.deterministic(parts, watch)
         return _finite(watch.features())
 
     def without_dropout(self, parts: Tensor) -> NDArray[np.float64]:
         """Log probabilities (M, P, C) of the deterministic members: the baseline that MC dropout is compared with."""
-        logits = torch.stack([member.deterministic(parts) for member in self._members])
+        with self._one_at_a_time:
+            logits = torch.stack([member.deterministic(parts) for member in self._members])
         return _log_probabilities(logits)
 
     def _sample(self, parts: Tensor, case_key: str, passes: int | None, watch: FeatureWatch | None) -> PosteriorSamples:
         if parts.dim() < 4 or 0 in parts.shape or parts.shape[1] != 1:
             raise ValueError(f"parts have axes (P, 1, *size), got shape {tuple(parts.shape)}")
         numbers = range(self.passes if passes is None else passes)
-        logits = torch.stack(
-            [
-                member.passes(parts, [pass_seed(case_key, m, t) for t in numbers], watch if m == 0 else None)
-                for m, member in enumerate(self._members)
-            ]
-        )
+        seeds = [[pass_seed(case_key, m, t) for t in numbers] for m in range(self.members)]
+        with self._one_at_a_time:
+            logits = torch.stack(
+                [member.passes(parts, seeds[m], watch if m == 0 else None) for m, member in enumerate(self._members)]
+            )
         return PosteriorSamples(_log_probabilities(logits))
 
 

@@ -75,8 +75,9 @@ def test_a_split_that_is_asked_for_by_name_is_known(tmp_path: Path) -> None:
 
 
 def test_images_without_labels_can_be_listed_for_prediction(tmp_path: Path) -> None:
-    path = write(tmp_path, "path,patient,split\na.png,p1,test\n")
-    assert read_labels(path, PROTOCOL, labelled=False).rows[0].label == ""
+    path = write(tmp_path, "path,patient,split\na.png,p1,this_week\n")
+    row = read_labels(path, PROTOCOL, labelled=False).rows[0]
+    assert (row.label, row.split) == ("", "this_week")
 
 
 def test_without_a_split_column_patients_are_split_by_their_name_alone(tmp_path: Path) -> None:

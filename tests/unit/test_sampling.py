@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +154,16 @@ def test_torchs_global_generator_is_neither_used_nor_moved() -> None:
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(2)
     np.testing.assert_array_equal(first, ensemble.sample(parts, "a").log_probabilities)
+
+
+def test_two_threads_may_share_an_ensemble() -> None:
+    ensemble = small()
+    shown = [images(1, seed=seed) for seed in range(6)]
+    alone = [ensemble.examine(parts, str(i))[0].log_probabilities for i, parts in enumerate(shown)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: ensemble.examine(shown[i], str(i))[0].log_probabilities, range(6)))
+    for one, other in zip(alone, found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_case_does_not_depend_on_the_cases_before_it() -> None:
