@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from models.evaluate import Evaluation
 from models.measures import defined
 from models.plots import referral_plot, reliability_plot, risk_coverage_plot
 from pipeline.domain.calibration import ReliabilityBin
@@ -40,8 +41,12 @@ img{max-width:100%}.verdict{background:#f2f5f9;border-left:4px solid #0b5394;pad
 """
 
 
-def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write report.json, report.html, referral.png, reliability.png and risk_coverage.png to `folder`."""
+def write_report(evaluation: Evaluation | Mapping[str, Any], folder: Path) -> None:
+    """Write report.json, report.html, referral.png, reliability.png and risk_coverage.png to `folder`.
+
+    An evaluation or the content of a report.json will do.
+    """
+    report = evaluation.report if isinstance(evaluation, Evaluation) else evaluation
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(defined(dict(report)), indent=1, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,7 @@ class _Loop:
         self.labels = labels.to(self.device, torch.long)
         self.shuffler = torch.Generator().manual_seed(seed)
         self.augmenter = torch.Generator().manual_seed(seed + 1)
-        self.network = _arranged(build_network(protocol).to(self.device), protocol.network.dimensions)
+        self.network: nn.Module = build_network(protocol).to(self.device)
         self.steps = max(1, math.ceil(len(images) / self.training.batch_size))
         keep = 1.0 - 1.0 / (_AVERAGED_EPOCHS * self.steps + 1.0)
         self.average = AveragedModel(self.network, multi_avg_fn=_moving_average(keep), use_buffers=True)
@@ -158,12 +157,6 @@ class _Loop:
         self.schedule.step()
         self.average.update_parameters(self.network)
         return float(loss.detach())
-
-
-def _arranged(network: Any, dimensions: int) -> nn.Module:
-    """The network with its channels last in memory: a third less time per step on a CPU, in 2-D and in 3-D."""
-    arranged: nn.Module = network.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)
-    return arranged
 
 
 def _moving_average(keep: float) -> Callable[[object, object, object], None]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from models import measures
+from models.evaluate import Evaluation
 from models.plots import training_plot
 from models.report import write_report
 from models.systems import Answers
@@ -86,7 +87,7 @@ def test_the_five_files_are_written(report: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_the_json_is_the_report(report: dict[str, Any], tmp_path: Path) -> None:
-    write_report(report, tmp_path)
+    write_report(Evaluation(report=report, rows=[]), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
