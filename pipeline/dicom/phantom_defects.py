@@ -75,7 +75,9 @@ EXPECTATIONS: dict[Defect, Expectation] = {
     Defect.IDENTITY_CONFLICT: _review(Reason.IDENTITY_CONFLICT),
     Defect.CORRUPT_FILE: _review(Reason.INCOMPLETE, Reason.UNREADABLE, Reason.IRREGULAR_GEOMETRY),
     Defect.BLANK: _review(Reason.INCOMPLETE, Reason.UNREADABLE, Reason.LOW_QUALITY, Reason.IRREGULAR_GEOMETRY),
-    Defect.BLANK_STUDY: _review(Reason.INCOMPLETE, Reason.UNREADABLE, Reason.LOW_QUALITY, Reason.NO_SERIES),
+    Defect.BLANK_STUDY: _review(
+        Reason.INCOMPLETE, Reason.UNREADABLE, Reason.LOW_QUALITY, Reason.NO_SERIES, Reason.SCOPE_UNKNOWN
+    ),
     Defect.MOTION: _review(Reason.LOW_QUALITY, Reason.NOVEL, Reason.UNCERTAIN),
     Defect.TWIN_SERIES: _review(Reason.AMBIGUOUS_SERIES, truth=None),
     Defect.SCOUT_ONLY: _review(Reason.NO_SERIES, Reason.INCOMPLETE),
