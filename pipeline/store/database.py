@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pipeline.errors import HaltPipeline, RetryLater
-from pipeline.store.refusals import ConstraintRefused, is_missing_table, is_passing
+from pipeline.store.refusals import ConstraintRefused, DatabaseFailed, is_missing_table, is_passing, what_failed
 
 SCHEMA = "0002"
 """The newest migration; a database with another one is refused."""
@@ -75,22 +76,19 @@ class Database:
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
+    """Errors by what happens next, cut off from their cause: PostgreSQL's errors quote the refused row."""
     try:
         yield
     except (IntegrityError, DataError) as error:
-        raise ConstraintRefused(f"the database refused a row ({type(error.orig).__name__}); nothing was written") from (
-            error
-        )
+        raise ConstraintRefused(f"the database refused a row ({what_failed(error)}); nothing was written") from None
     except DBAPIError as error:
         if is_missing_table(error):
-            raise HaltPipeline(f"the database has no tables yet: {_INITIALISE}") from error
+            raise HaltPipeline(f"the database has no tables yet: {_INITIALISE}") from None
         if is_passing(error):
-            raise RetryLater(f"the database is busy, full or away ({type(error.orig).__name__}): try again") from error
-        raise
-    except SQLAlchemyError as error:
-        if is_passing(error):
-            raise RetryLater("the database is busy: try again") from error
-        raise
+            raise RetryLater(f"the database is busy, full or away ({type(error.orig).__name__}): try again") from None
+        raise DatabaseFailed(f"the database failed ({what_failed(error)}): {error.statement}") from None
+    except PoolTimeout:
+        raise RetryLater("every connection to the database is in use: try again") from None
 
 
 def make_engine(url: str | URL) -> Engine:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from pipeline.errors import SecondreadError
 
@@ -16,17 +15,25 @@ class ConstraintRefused(SecondreadError):
     """A row that would break a promise was refused by the database; nothing of its transaction was written."""
 
 
+class DatabaseFailed(SecondreadError):
+    """A statement that the database cannot carry out at all: a mistake of this program, told without its values."""
+
+
+def what_failed(error: DBAPIError) -> str:
+    """Kind of error and constraint, never a value."""
+    found = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    if found is None and type(error.orig).__module__ == "sqlite3":
+        found = str(error.orig)  # names tables, columns and constraints only
+    return f"{type(error.orig).__name__} {found or ''}".strip()
+
+
 def is_missing_table(error: DBAPIError) -> bool:
     """Whether the statement failed because the schema is absent."""
     return getattr(error.orig, "sqlstate", None) == "42P01" or "no such table" in str(error.orig)
 
 
-def is_passing(error: SQLAlchemyError) -> bool:
+def is_passing(error: DBAPIError) -> bool:
     """Whether the same statement may succeed later: locked, full, read-only for now, restarted, unreachable."""
-    if isinstance(error, PoolTimeout):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return str(state).startswith(_PASSING_POSTGRES)
