@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import ast
 import math
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -236,6 +234,8 @@ FAULTS = [
     fault("classes as a list", "finite", "UNCERTAINTY_INVALID", sampled(classes=["a", "b"])),
     fault("a probability below zero", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(1.1, -0.1))),
     fault("a digest of the samples that is no text", "finite", "UNCERTAINTY_INVALID", sampled(samples_digest=7)),
+    fault("an analysis of another kind", "all_decoded members_complete passes_complete finite in_distribution certain score_certified", "NOT_ANALYSED UNCERTAINTY_INVALID NOVEL UNCERTAIN", evidence(analysis=like(analysis()))),
+    fault("passes as True", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=True), held(passes=1)),
     fault("an infinite limit of information", "certain", "UNCERTAIN", evidence(), held(mutual_information_limit=INF)),
 ]
 # fmt: on
@@ -325,11 +325,16 @@ def test_details_never_show_a_score() -> None:
         assert not any("0.1" in detail for detail in decide(broken, policy, TODAY).details)
 
 
-@pytest.mark.parametrize("nothing", [None, "evidence", 3, object()])
+@pytest.mark.parametrize("nothing", [None, "evidence", 3, object(), like(evidence())])
 def test_what_is_no_evidence_is_not_analysed(nothing: Any) -> None:
     found = decide(nothing, POLICY, TODAY)
     assert (found.route, found.reasons) == (Route.REVIEW, (Reason.NOT_ANALYSED,))
     assert found.guards == tuple((name, False) for name in ROUTINE_GUARDS)
+
+
+def test_a_policy_of_another_kind_is_not_analysed() -> None:
+    found = decide(evidence(), like(POLICY), TODAY)
+    assert (found.route, found.reasons) == (Route.REVIEW, (Reason.NOT_ANALYSED,))
 
 
 @pytest.mark.parametrize("day", [None, "2026-03-01", datetime(2026, 3, 1, tzinfo=UTC)])
@@ -349,6 +354,8 @@ def test_an_unknown_day_cannot_be_within_the_certificate(day: Any) -> None:
         (sampled(member_scores=()), POLICY),
         (evidence(analysis=analysis(depths=(5, 5, 10))), POLICY),
         (scored(np.float64(0.1)), POLICY),
+        (evidence(manifest_slices=1, decoded_slices=1, seal=seal(instances=1), analysis=analysis(depths=(1,))), POLICY),
+        (looked(p_values=(("features", 0.8),)), POLICY),
     ],
     ids=[
         "a score on the threshold",
@@ -360,6 +367,8 @@ def test_an_unknown_day_cannot_be_within_the_certificate(day: Any) -> None:
         "member scores not kept",
         "several parts",
         "a NumPy number",
+        "a study of one slice",
+        "a single detector",
     ],
 )
 def test_what_the_certificate_covers_exactly_is_routine(changed: Evidence, policy: Policy) -> None:
@@ -368,49 +377,6 @@ def test_what_the_certificate_covers_exactly_is_routine(changed: Evidence, polic
 
 def test_a_score_on_the_upper_threshold_is_priority() -> None:
     assert decide(scored(0.9), POLICY, TODAY).route == Route.PRIORITY
-
-
-def test_a_foreign_study_is_out_of_scope_with_its_reasons() -> None:
-    scope = ScopeVerdict(in_scope=False, reasons=(Reason.WRONG_MODALITY, Reason.WRONG_BODY_PART), detail="CT CHEST")
-    found = decide(evidence(scope=scope, analysis=None), POLICY, TODAY)
-    assert (found.route, found.reasons) == (Route.OUT_OF_SCOPE, (Reason.WRONG_MODALITY, Reason.WRONG_BODY_PART))
-    assert found.details == ("CT CHEST",)
-
-
-def test_a_foreign_study_needs_no_release_to_be_out_of_scope() -> None:
-    scope = ScopeVerdict(in_scope=False, reasons=(Reason.NOT_AN_IMAGE,))
-    assert decide(evidence(scope=scope, analysis=None), None, TODAY).route == Route.OUT_OF_SCOPE
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"scope": ScopeVerdict(in_scope=False)},
-        {"scope": ScopeVerdict(in_scope=False, reasons=(Reason.NOVEL,))},
-        {"scope": ScopeVerdict(in_scope=False, reasons=("WRONG_AGE",))},
-        {"scope": ScopeVerdict(in_scope=0, reasons=(Reason.WRONG_AGE,))},
-        {"scope": ScopeVerdict(in_scope=None, reasons=(Reason.WRONG_AGE,))},
-        {"scope": ScopeVerdict(in_scope=False, reasons=(Reason.WRONG_AGE,)), "safe_state": True},
-        {"scope": ScopeVerdict(in_scope=False, reasons=(Reason.WRONG_AGE,)), "safe_state": None},
-        {"scope": ScopeVerdict(in_scope=False, reasons=(Reason.WRONG_AGE,)), "seal": seal(quarantined=1)},
-        {"scope": ScopeVerdict(in_scope=False, reasons=(Reason.WRONG_AGE,)), "seal": None},
-    ],
-    ids=[
-        "without a reason",
-        "with a reason of another kind",
-        "with a plain word",
-        "not literally False",
-        "unknown",
-        "in the safe state",
-        "with the safe state unknown",
-        "with images in quarantine",
-        "never sealed",
-    ],
-)
-def test_a_scope_verdict_that_is_not_proven_is_reviewed(changes: dict[str, Any]) -> None:
-    found = decide(evidence(**changes), POLICY, TODAY)
-    assert found.route == Route.REVIEW
-    assert found.reasons
 
 
 def test_decide_swallows_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,13 +391,3 @@ def test_decide_swallows_no_interruption(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_guards_have_one_question_each() -> None:
     assert tuple(guards.GUARDS_BY_NAME) == ROUTINE_GUARDS
     assert len(set(guards.GUARDS_BY_NAME.values())) == len(ROUTINE_GUARDS)
-
-
-def test_the_store_proves_the_same_guards() -> None:
-    source = Path(__file__).parents[2].joinpath("pipeline/store/tables.py").read_text("utf-8")
-    stored = next(
-        ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "GUARDS"
-    )
-    assert stored == ROUTINE_GUARDS
