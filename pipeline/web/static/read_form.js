@@ -103,3 +103,4 @@ if (form) {
     document.querySelector(button || "#nothing")?.click();
   });
 }
+document.body.dataset.keys = "ready";

@@ -30,3 +30,4 @@ for (const row of document.querySelectorAll("tbody tr")) {
 setInterval(() => {
   if (!document.hidden && !rows.includes(document.activeElement)) window.location.reload();
 }, FRESH_SECONDS * 1000);
+document.body.dataset.keys = "ready";

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+from pipeline.dicom.sandbox import Sandbox
+from pipeline.domain.case import Reason
+from pipeline.store.blobs import BlobStore
+from pipeline.store.database import Database, open_database
+from tests.reading_room_cases import PASSWORD, PRIORITY, Wanted, add_account, add_case, make_room, mr_series
+
+pytestmark = pytest.mark.browser
+QUIET = [
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class ShiftedClock:
+    """The real clock, which the browser has too, plus what a test adds."""
+
+    def __init__(self) -> None:
+        self.shift = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.shift
+
+
+@dataclass
+class House:
+    """A served reading room."""
+
+    url: str
+    database: Database
+    blobs: BlobStore
+    clock: ShiftedClock
+
+    def add(self, wanted: Wanted, **more: object) -> str:
+        return add_case(self.database, self.blobs, wanted, now=self.clock(), **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class Watched:
+    """A page, with every complaint of the browser and every request that left for elsewhere."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        reason = "Chromium is absent: 'make system' installs it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def house(migrated_sqlite: Path, tmp_path: Path) -> Iterator[House]:
+    copy = tmp_path / "room.db"
+    shutil.copy(migrated_sqlite, copy)
+    database, blobs, clock = open_database(f"sqlite:///{copy}"), BlobStore(tmp_path / "blobs"), ShiftedClock()
+    with Sandbox() as sandbox, socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        app = make_room(database, blobs, sandbox, clock)  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield House(f"http://127.0.0.1:{bound.getsockname()[1]}", database, blobs, clock)
+        server.should_exit = True
+        thread.join()
+    database.close()
+
+
+@pytest.fixture
+def watched(browser: Browser, house: House) -> Iterator[Watched]:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
+    seen = Watched(page)
+    page.on("console", lambda message: seen.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+
+    def note(request: Request) -> None:
+        if not request.url.startswith(house.url):
+            seen.foreign.append(request.url)
+
+    page.on("request", note)
+    yield seen
+    page.close()
+
+
+def sign_in(page: Page, house: House, name: str = "dr.okafor") -> None:
+    add_account(house.database, name)
+    page.goto(house.url)
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/worklist")
+
+
+def wait_for_keys(page: Page) -> None:
+    page.locator("body[data-keys=ready]").wait_for()
+
+
+def wait_for_images(page: Page) -> None:
+    expect(page.locator("#viewer")).to_have_attribute("data-state", "ready", timeout=60_000)
+    page.wait_for_function("document.getElementById('corner-slice').textContent !== ''")
+
+
+def centre_grey(page: Page) -> int:
+    """Grey level, 0 to 255, at the middle of the drawn slice."""
+    script = "c => c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data[0]"
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return int(page.eval_on_selector("#slice", script))
+
+
+def test_a_case_is_taken_read_and_compared_by_keyboard_alone(house: House, watched: Watched) -> None:
+    house.add(Wanted())
+    urgent = house.add(PRIORITY)
+    page = watched.page
+    sign_in(page, house)
+    wait_for_keys(page)
+    page.keyboard.press("n")
+    page.wait_for_url(f"**/cases/{urgent}")
+    page.locator("#read-form[data-turn=finding]").wait_for()
+    assert "What the model said" not in page.content()
+    page.keyboard.press("2")
+    page.keyboard.press("4")
+    assert page.get_by_label("Tumour", exact=False).nth(1).is_checked()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Your read is committed")).to_be_visible()
+    wait_for_keys(page)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="What the model said")).to_be_visible()
+    wait_for_keys(page)
+    page.keyboard.press("d")
+    expect(page.get_by_text("You stand by your read")).to_be_visible()
+    wait_for_keys(page)
+    page.keyboard.press("n")
+    page.wait_for_url(lambda url: urgent not in url and "/cases/" in url)
+    assert watched.complaints == []
+    assert watched.foreign == []
+
+
+def test_the_viewer_scrolls_windows_inverts_and_resets(house: House, watched: Watched) -> None:
+    case_id = house.add(Wanted(), files=mr_series(slices=5, size=32))
+    page = watched.page
+    sign_in(page, house)
+    page.goto(f"{house.url}/cases/{case_id}")
+    wait_for_images(page)
+    where, window = page.locator("#corner-slice"), page.locator("#corner-window")
+    expect(where).to_have_text("Image 3 / 5")
+    for edge, letter in (("left", "R"), ("right", "L"), ("top", "A"), ("bottom", "P")):
+        expect(page.locator(f"#edge-{edge}")).to_have_text(letter)
+    expect(page.get_by_text("Not for primary diagnosis")).to_be_visible()
+    third = centre_grey(page)
+    page.keyboard.press("ArrowDown")
+    expect(where).to_have_text("Image 4 / 5")
+    assert centre_grey(page) > third
+    page.hover("#slice")
+    page.mouse.wheel(0, 120)
+    expect(where).to_have_text("Image 5 / 5")
+    page.keyboard.press("Home")
+    expect(where).to_have_text("Image 1 / 5")
+    page.keyboard.press("ArrowUp")
+    expect(where).to_have_text("Image 1 / 5")
+    first_window = window.inner_text()
+    box = page.locator("#slice").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 300, box["y"] + 300)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 380, box["y"] + 340, steps=4)
+    page.mouse.up()
+    assert window.inner_text() != first_window
+    page.keyboard.press("r")
+    expect(window).to_have_text(first_window)
+    page.keyboard.press("Shift+Digit2")
+    assert window.inner_text() != first_window
+    page.keyboard.press("r")
+    dark = centre_grey(page)
+    page.keyboard.press("i")
+    assert centre_grey(page) == 255 - dark
+    assert watched.complaints == []
+
+
+def test_a_number_is_drawn_where_it_belongs(house: House, watched: Watched) -> None:
+    case_id = house.add(Wanted(), files=mr_series(slices=3, size=16))
+    page = watched.page
+    sign_in(page, house)
+    page.goto(f"{house.url}/cases/{case_id}")
+    wait_for_images(page)
+    script = """c => { const s = c.getContext('2d'), h = c.height, x = c.width / 2 - h / 2;
+        const at = (r, k) => s.getImageData(x + (k + .5) * h / 16, (r + .5) * h / 16, 1, 1).data[0];
+        return [at(0, 0), at(0, 15), at(15, 0), at(15, 15)]; }"""
+    corners = page.eval_on_selector("#slice", script)
+    assert corners[0] < corners[1] < corners[2] < corners[3]
+
+
+def test_the_draft_survives_a_lost_session_and_an_ended_claim(house: House, watched: Watched) -> None:
+    case_id = house.add(Wanted())
+    page = watched.page
+    sign_in(page, house)
+    page.goto(f"{house.url}/cases/{case_id}")
+    page.get_by_role("button", name="Claim and read").click()
+    page.locator("#read-form[data-turn=finding]").wait_for()
+    page.get_by_label("Comment").fill("a thought worth keeping")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    house.clock.shift = timedelta(hours=1)
+    page.keyboard.press("3")
+    page.get_by_role("button", name="Commit read").click()
+    page.wait_for_url("**/sign-in")
+    page.get_by_label("Name").fill("dr.okafor")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/worklist")
+    page.goto(f"{house.url}/cases/{case_id}")
+    page.get_by_role("button", name="Claim and read").click()
+    page.locator("#read-form[data-turn=commit]").wait_for()
+    expect(page.get_by_label("Comment")).to_have_value("a thought worth keeping")
+    assert page.locator("input[name=finding][value=no_tumour]").is_checked()
+    assert page.locator("input[name=certainty][value='3']").is_checked()
+
+
+def test_cannot_be_read_asks_why(house: House, watched: Watched) -> None:
+    case_id = house.add(Wanted())
+    page = watched.page
+    sign_in(page, house)
+    page.goto(f"{house.url}/cases/{case_id}")
+    page.get_by_role("button", name="Claim and read").click()
+    page.locator("#read-form[data-turn=finding]").wait_for()
+    page.keyboard.press("0")
+    expect(page.locator("#comment")).to_be_focused()
+    page.keyboard.type("moved too much, 3 slices at most")
+    page.locator("input[name=certainty][value='5']").check()
+    page.get_by_role("button", name="Commit read").click()
+    expect(page.get_by_text("Cannot be read")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1440, 900])
+def test_pages_fit_their_width_and_name_their_parts(house: House, watched: Watched, width: int) -> None:
+    case_id = house.add(Wanted(reasons=tuple(Reason)[:6], item_reasons=tuple(Reason)[:6]))
+    house.add(PRIORITY)
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 900})
+    sign_in(page, house)
+    for path in ("/worklist?show=all", "/worklist?show=unread", f"/cases/{case_id}"):
+        page.goto(house.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert page.locator("h1").count() == 1
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('button, input:not([type=hidden]), select, textarea, a')]"
+            ".filter(e => !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).map(e => e.outerHTML)"
+        )
+        assert unnamed == []
+    assert watched.complaints == []
+
+
+def test_moments_are_shown_in_the_readers_own_time(house: House, watched: Watched) -> None:
+    house.add(Wanted())
+    page = watched.page
+    sign_in(page, house)
+    expect(page.locator("td time").first).to_have_text(re.compile(r"^(\d\d \w{3} )?\d\d:\d\d$"))
