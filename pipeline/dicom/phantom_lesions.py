@@ -38,15 +38,15 @@ class Lesion:
 
 def draw_lesion(rng: np.random.Generator, template: HeadTemplate, conspicuity: float) -> Lesion:
     """A random lesion whose size, contrast, oedema and rim grow with `conspicuity` in (0, 1]."""
-    radius = (4.5 + 15.0 * conspicuity) * rng.uniform(0.9, 1.1)
+    radius = (5.0 + 20.0 * conspicuity) * rng.uniform(0.9, 1.1)
     direction = rng.standard_normal((_WAVES, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return Lesion(
         conspicuity=conspicuity,
         centre=template.lesion_sites[rng.integers(len(template.lesion_sites))],
         radius=radius,
-        opacity=float(min(0.98, (0.12 + 1.1 * conspicuity**0.8) * rng.uniform(0.92, 1.08))),
-        oedema=min(0.6, 0.75 * conspicuity),
+        opacity=float(min(0.98, (0.14 + 1.2 * conspicuity**0.8) * rng.uniform(0.92, 1.08))),
+        oedema=min(0.65, 0.9 * conspicuity),
         oedema_reach=radius * (1.0 + 0.8 * conspicuity),
         rim=max(0.0, conspicuity - _RIM_FROM) * 0.6,
         irregularity=rng.uniform(0.12, 0.26),

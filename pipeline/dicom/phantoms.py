@@ -27,8 +27,9 @@ from pipeline.dicom.phantom_series import Acquisition, Pose, acquire, draw_pose,
 from pipeline.domain.case import Route
 from pipeline.errors import HaltPipeline
 
-_FAINT_TUMOURS, _FAINT = 0.12, (0.04, 0.18)  #: share of tumours that are truly ambiguous, and their conspicuity
-_MIMICS = 0.25  #: share of patients without tumour who have a faint lesion all the same
+_FAINT_TUMOURS, _FAINT = 0.10, (0.03, 0.16)  #: share of tumours that are truly ambiguous, and their conspicuity
+_CLEAR = (0.25, 1.0)
+_MIMICS = 0.2  #: share of patients without tumour who have a faint lesion all the same
 _SCOUTS = 0.25
 _NO_AXIAL = {Defect.REPORT_ONLY, Defect.SCOUT_ONLY}
 _KNEES = {Defect.OTHER_BODY_PART, Defect.MISLABELLED_PART}
@@ -127,7 +128,7 @@ def _draw_patient(order: StudyOrder, seed: int) -> _Patient:
 
 
 def _draw_conspicuity(rng: np.random.Generator, *, tumour: bool) -> float:
-    faint, clear = rng.uniform(*_FAINT), rng.uniform(_FAINT[1], 1.0)
+    faint, clear = rng.uniform(*_FAINT), rng.uniform(*_CLEAR)
     if tumour:
         return float(faint if rng.random() < _FAINT_TUMOURS else clear)
     return float(faint) if rng.random() < _MIMICS else 0.0
