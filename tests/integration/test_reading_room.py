@@ -116,6 +116,18 @@ def test_a_case_is_read_committed_revealed_and_compared(database: Database, blob
         assert audit_rows.verify_chain(connection) == []
 
 
+def test_where_the_model_gave_no_numbers_nothing_is_there_to_agree_with(
+    database: Database, blobs: BlobStore, desk: Desk
+) -> None:
+    case_id = add_case(database, blobs, Wanted(answered=False))
+    desk.post(f"/cases/{case_id}/claim")
+    desk.post(f"/cases/{case_id}/commit", fence=1, finding="tumour", certainty=4)
+    desk.post(f"/cases/{case_id}/reveal")
+    page = desk.get(f"/cases/{case_id}").text
+    assert "The model gave no numbers" in page
+    assert "I agree" not in page
+
+
 def test_the_releases_own_certificate_is_shown_where_it_is_at_hand(
     database: Database, blobs: BlobStore, sandbox: CountedSandbox, clock: Clock
 ) -> None:
