@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydicom import Dataset, uid
@@ -90,7 +90,18 @@ def is_executable(data: bytes) -> bool:
 def parse(data: bytes) -> ParsedInstance:
     """The data set in the bytes of one file. Raises RejectInstance where not even a header can be read."""
     meta = read_file_meta(data)
-    _refuse_known_other_objects(meta.sop_class_uid)
+    if not _is_other_object(meta.sop_class_uid):
+        return _parsed(meta, data)
+    refusal = RejectInstance("not_an_image", "the SOP class is not a radiological image")
+    try:
+        return replace(_parsed(meta, data), problem=refusal)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  whatever else is wrong with it, it is no image; its study is named where it can be
+        raise refusal from None
+
+
+def _parsed(meta: FileMeta, data: bytes) -> ParsedInstance:
     syntax, body, problem = meta.transfer_syntax_uid, data[meta.ends_at :], None
     if not syntax:
         raise RejectInstance("unsupported_transfer_syntax", "the file meta information names no transfer syntax")
@@ -143,9 +154,8 @@ def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
     return declares_more or (position < size - 8 and _PIXELS.isdisjoint(dataset.keys()))
 
 
-def _refuse_known_other_objects(sop_class: str) -> None:
-    if is_standard(sop_class) and sop_class not in RADIOLOGICAL:
-        raise RejectInstance("not_an_image", "the SOP class is not a radiological image")
+def _is_other_object(sop_class: str) -> bool:
+    return is_standard(sop_class) and sop_class not in RADIOLOGICAL
 
 
 def inflate(data: bytes, limit: int) -> tuple[bytes, RejectInstance | None]:
