@@ -16,8 +16,8 @@ from pipeline import review
 from pipeline.review import Agreement, CaseView, NoSuchCase, Read
 from pipeline.store.line_rows import Line, Show
 from pipeline.store.worklist_rows import Claim
+from pipeline.web.access import CLOSED, Reader, Session
 from pipeline.web.answer import answer_view
-from pipeline.web.guards import CLOSED, Reader, Session
 from pipeline.web.room import Here, Room
 
 router = APIRouter(prefix="/api", dependencies=CLOSED)

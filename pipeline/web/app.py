@@ -18,7 +18,7 @@ from pipeline.protocol import TriageProtocol
 from pipeline.store import line_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from pipeline.web import api, case, images, problems, sign_in, worklist
+from pipeline.web import api, case_page, images, problems, sign_in, worklist
 from pipeline.web.hardening import BodyLimit, SecurityHeaders
 from pipeline.web.room import Here, Room, make_templates
 from pipeline.web.shelf import ImageShelf
@@ -70,7 +70,7 @@ def create_app(
         certificates=certificates,
         templates=make_templates(),
     )
-    for router in (sign_in.public, sign_in.private, worklist.router, case.router, images.router, api.router):
+    for router in (sign_in.public, sign_in.private, worklist.router, case_page.router, images.router, api.router):
         app.include_router(router)
     app.add_api_route("/live", live, methods=["GET"])
     app.add_api_route("/ready", ready, methods=["GET"])

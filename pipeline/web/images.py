@@ -11,7 +11,7 @@ from pipeline import review
 from pipeline.errors import DeferCase
 from pipeline.review import NoSuchCase
 from pipeline.store.session_rows import SignedIn
-from pipeline.web.guards import CLOSED, Session
+from pipeline.web.access import CLOSED, Session
 from pipeline.web.room import Here, Room
 from pipeline.web.shelf import SeriesEntry, Stack, series_entries
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.errors import HaltPipeline, RetryLater
 from pipeline.review import NoSuchCase, NotAllowed, StaleClaim, UnfinishedRead
-from pipeline.web.guards import Forged, NotSignedIn
+from pipeline.web.access import Forged, NotSignedIn
 from pipeline.web.room import room_of
 
 _log = logging.getLogger(__name__)

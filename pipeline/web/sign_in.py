@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 
 from pipeline.store import account_rows, audit_rows, session_rows
 from pipeline.store.account_rows import Account
-from pipeline.web.guards import CLOSED, Forged, Session, require_own_origin
+from pipeline.web.access import CLOSED, Forged, Session, require_own_origin
 from pipeline.web.room import Here, Room
 
 public = APIRouter()

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from pipeline import review
 from pipeline.store.line_rows import Show
-from pipeline.web.guards import CLOSED, Reader, Session
+from pipeline.web.access import CLOSED, Reader, Session
 from pipeline.web.room import Here
 
 router = APIRouter(dependencies=CLOSED)

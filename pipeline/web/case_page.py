@@ -11,8 +11,8 @@ from fastapi.responses import RedirectResponse
 from pipeline import review
 from pipeline.review import Agreement, Read, StaleClaim, UnfinishedRead
 from pipeline.store.session_rows import SignedIn
+from pipeline.web.access import CLOSED, Reader, Session
 from pipeline.web.answer import answer_view
-from pipeline.web.guards import CLOSED, Reader, Session
 from pipeline.web.room import Here, Room
 
 router = APIRouter(dependencies=CLOSED)
