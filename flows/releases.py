@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.bootstrap import House
+from pipeline.errors import HaltPipeline
 from pipeline.protocol import TriageProtocol
 from pipeline.store import alias_rows
 
@@ -45,6 +46,20 @@ def describe(release: Release) -> dict[str, Any]:
         "metrics": release.meta.get("metrics", {}),
         "data": release.meta.get("data", {}),
     }
+
+
+def certificate_sentences(house: House, digest: str) -> tuple[str, ...]:
+    """What the verified release with that digest certifies, in words; nothing when it is not kept in this home."""
+    from models.release import Release
+
+    folder = house.settings.home / "releases" / digest
+    if not folder.is_dir():
+        return ()
+    try:
+        release = Release.load(folder, expected_digest=digest)
+    except HaltPipeline:
+        return ()
+    return tuple(certificate.sentence() for certificate in release.certificates.values())
 
 
 def alias_history(house: House, protocol: TriageProtocol) -> list[dict[str, Any]]:

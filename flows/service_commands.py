@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from flows.bootstrap import House, open_house
 from flows.console import say, show_facts, show_json
+from flows.releases import certificate_sentences
 from pipeline.settings import read_settings
 
 app = typer.Typer()
@@ -74,7 +76,7 @@ def open_room(house: House, *, host: str, port: int) -> None:
 
 def room(house: House) -> Any:
     """The reading room of this house as an ASGI application."""
-    from pipeline.web.app import create_app
+    from pipeline.web.app import LOCAL_HOSTS, create_app
 
     return create_app(
         database=house.database,
@@ -83,4 +85,8 @@ def room(house: House) -> Any:
         protocols=house.protocols,
         session_key=house.keys.session,
         now=lambda: datetime.now(UTC),
+        allowed_hosts=(*LOCAL_HOSTS, *house.settings.host_names),
+        https=house.settings.https,
+        lease=timedelta(minutes=house.settings.claim_minutes),
+        certificates=partial(certificate_sentences, house),
     )

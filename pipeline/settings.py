@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     bind: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8350
 
+    hosts: str = ""  #: comma-separated host names the reading room answers to, besides localhost
+    https: bool = False  #: a proxy in front speaks TLS: cookies become Secure and browsers stay on https
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Host names the reading room answers to, besides localhost."""
+        return tuple(name.strip() for name in self.hosts.split(",") if name.strip())
+
     @property
     def database(self) -> str:
         """SQLAlchemy URL of the database."""
