@@ -84,7 +84,7 @@ class PretendedSandbox:
     def inspect(self, path: Path) -> InstanceHeader:
         try:
             content = json.loads(path.read_bytes())
-            known = None if content["header"] is None else _header(content["header"])
+            known = None if content["header"] is None else pretended_header(content["header"])
         except (ValueError, KeyError):
             raise RefusedInstance("not_dicom", "these bytes are no instance") from None
         if "refuse" in content:
@@ -100,7 +100,8 @@ class PretendedSandbox:
         return Volume(voxels, np.diag([5.0, 1.0, 1.0, 1.0]), sources=tuple(digests))
 
 
-def _header(content: dict[str, Any]) -> InstanceHeader:
+def pretended_header(content: dict[str, Any]) -> InstanceHeader:
+    """The header in an instance's JSON."""
     return InstanceHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
 
