@@ -38,7 +38,7 @@ class Lesion:
 
 def draw_lesion(rng: np.random.Generator, template: HeadTemplate, conspicuity: float) -> Lesion:
     """A random lesion whose size, contrast, oedema and rim grow with `conspicuity` in (0, 1]."""
-    radius = (5.0 + 20.0 * conspicuity) * rng.uniform(0.9, 1.1)
+    radius = (9.0 + 16.0 * conspicuity) * rng.uniform(0.9, 1.1)
     direction = rng.standard_normal((_WAVES, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return Lesion(

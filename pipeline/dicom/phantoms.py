@@ -27,8 +27,8 @@ from pipeline.dicom.phantom_series import Acquisition, Pose, acquire, draw_pose,
 from pipeline.domain.case import Route
 from pipeline.errors import HaltPipeline
 
-_FAINT_TUMOURS, _FAINT = 0.10, (0.03, 0.16)  #: share of tumours that are truly ambiguous, and their conspicuity
-_CLEAR = (0.25, 1.0)
+_FAINT_TUMOURS, _FAINT = 0.06, (0.04, 0.18)  #: share of tumours that are truly ambiguous, and their conspicuity
+_CLEAR = (0.3, 1.0)
 _MIMICS = 0.2  #: share of patients without tumour who have a faint lesion all the same
 _SCOUTS = 0.25
 _NO_AXIAL = {Defect.REPORT_ONLY, Defect.SCOUT_ONLY}
