@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from flows import house_commands, registry_commands, release_commands, service_commands, study_commands
@@ -64,13 +63,13 @@ def run(arguments: list[str]) -> int:
     os.environ.pop(_DEBUG, None)
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="secondread", standalone_mode=False)
-    except click.ClickException as error:
-        return _complain(error.format_message())
     except SecondreadError as error:
         return _complain(str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("stopped; nothing is lost, the same command takes up where it was")
     except Exception as error:
+        if callable(text := getattr(error, "format_message", None)):  # a usage error, from whichever click typer holds
+            return _complain(str(text()))
         if os.environ.get(_DEBUG):
             raise
         return _complain(f"unexpected {type(error).__name__}; run `secondread --debug ...` for the traceback")

@@ -19,9 +19,9 @@ from flows.accounts import make_account
 from flows.bootstrap import House, open_house
 from flows.console import Bars, bars
 from flows.demo_story import Outcome, Story, show_story, story_json
+from flows.receiving import take_in
 from pipeline.dicom.phantoms import PhantomPlan, PhantomStudy, generate_phantoms, write_labels_csv
 from pipeline.errors import HaltPipeline
-from pipeline.intake import Receipt, accept_folder
 from pipeline.settings import Settings
 from pipeline.store import conservation
 
@@ -123,20 +123,9 @@ class _Demo:
         return ids
 
     def _ingest(self, folder: Path, studies: list[PhantomStudy], shown: Bars, stage: str) -> dict[str, str]:
-        receipts: list[Receipt] = []
-        if folder.exists():
-            receipts = list(
-                accept_folder(
-                    self.house.database,
-                    self.house.blobs,
-                    self.house.sandbox,
-                    folder,
-                    source="demo",
-                    pseudonym_key=self.house.keys.pseudonym,
-                    now=lambda: datetime.now(UTC),
-                    on_progress=lambda done, total: shown.at(stage, done, total),
-                )
-            )
+        receipts = take_in(
+            self.house, folder, source="demo", on_progress=lambda done, total: shown.at(stage, done, total)
+        )
         by_folder = {study.folder: study.study_uid for study in studies}
         found: dict[str, str] = {}
         for receipt in receipts:

@@ -26,6 +26,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from flows.triage_flow import triage_flow
+from flows.workplace import reachable_prefect
 from pipeline.errors import HaltPipeline
 
 POOL = "secondread"
@@ -37,7 +38,8 @@ _SERVER_START_SECONDS = 180.0
 def deploy(cron: str = EVERY_FIVE_MINUTES) -> dict[str, str]:
     """Register the scheduled triage deployment and its work pool; says what was made. Raises HaltPipeline."""
     _check_cron(cron)
-    return asyncio.run(_deploy(cron))
+    with reachable_prefect():
+        return asyncio.run(_deploy(cron))
 
 
 async def _deploy(cron: str) -> dict[str, str]:
@@ -58,7 +60,7 @@ async def _deploy(cron: str) -> dict[str, str]:
 
 def work(home: Path) -> None:
     """Execute scheduled runs until stopped, against PREFECT_API_URL or a server started here under the home."""
-    with _server(home) as address, temporary_settings({PREFECT_API_URL: address}):
+    with _server(home) as address, temporary_settings({PREFECT_API_URL: address}), reachable_prefect():
         os.environ["PREFECT_API_URL"] = address
         asyncio.run(ProcessWorker(work_pool_name=POOL).start(printer=_quiet))
 

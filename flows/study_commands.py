@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.bootstrap import House, open_house
+from flows.bootstrap import open_house
 from flows.console import bars, say, show_facts, show_json, show_table
-from pipeline.errors import HaltPipeline, RetryLater
+from pipeline.errors import RetryLater
 from pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -28,8 +27,17 @@ def ingest(
     as_json: AsJson = False,
 ) -> int:
     """Take studies in; exit code 1 when a file went to quarantine."""
-    with open_house(read_settings()) as house:
-        receipts = take_in(house, paths)
+    from flows.receiving import existing, take_in
+
+    places = [existing(path) for path in paths]
+    with open_house(read_settings()) as house, bars() as shown:
+        receipts = [
+            receipt
+            for place in places
+            for receipt in take_in(
+                house, place, source="folder", on_progress=lambda done, total: shown.at("ingest", done, total)
+            )
+        ]
     if as_json:
         show_json([receipt_row(receipt) for receipt in receipts])
     else:
@@ -65,6 +73,7 @@ def watch(
     settle: Annotated[float, typer.Option(help="Seconds a file must be left alone before it is taken.", min=0)] = 2.0,
 ) -> None:
     """Take in what appears in a drop folder and triage what is ready, until stopped. Files there are never changed."""
+    from flows.receiving import existing
     from flows.watching import Watcher
 
     with open_house(read_settings()) as house:
@@ -99,47 +108,6 @@ def replay(case: Annotated[str, typer.Argument(help="The case's id.")], as_json:
     return 0 if result["identical"] else 1
 
 
-def take_in(house: House, paths: list[Path], *, source: str = "folder", show_bar: bool = True) -> list[Receipt]:
-    """Every file at or under `paths` through the intake, with a progress bar. Raises HaltPipeline for an absent path."""
-    from pipeline.intake import accept_file, accept_folder
-
-    places, receipts = [existing(path) for path in paths], []
-    with bars() as shown:
-        for place in places:
-            if place.is_dir():
-                stream = accept_folder(
-                    house.database,
-                    house.blobs,
-                    house.sandbox,
-                    place,
-                    source=source,
-                    pseudonym_key=house.keys.pseudonym,
-                    now=_now,
-                    on_progress=(lambda done, total: shown.at("ingest", done, total)) if show_bar else _silent,
-                )
-                receipts.extend(stream)
-            else:
-                receipts.append(
-                    accept_file(
-                        house.database,
-                        house.blobs,
-                        house.sandbox,
-                        place,
-                        source=source,
-                        pseudonym_key=house.keys.pseudonym,
-                        now=_now(),
-                    )
-                )
-    return receipts
-
-
-def existing(path: Path) -> Path:
-    """`path`, when it is there. Raises HaltPipeline."""
-    if not path.exists():
-        raise HaltPipeline(f"{path}: no such file or folder; give the path of a DICOM file or of a folder of them")
-    return path
-
-
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
     """One file's line of `ingest --json`."""
     return {
@@ -159,11 +127,3 @@ def show_triage(summary: dict[str, Any]) -> None:
     )
     for problem in summary["release_problems"]:
         say(f"No release may speak: {problem}. Every case went to REVIEW.")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _silent(_done: int, _total: int) -> None:
-    return

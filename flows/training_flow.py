@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import Task, flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -36,6 +36,7 @@ from pipeline.protocol import TriageProtocol
 Images = Mapping[str, Sequence[PreparedImage]]
 DEFAULT_SEED = 7
 WORKERS = os.cpu_count() or 1
+_SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=WORKERS)  #: each thread waits for a process of its own
 
 
 def run_training(
@@ -52,7 +53,7 @@ def run_training(
         return training_flow(protocol=protocol, labels=str(labels), seed=seed, actor=actor)
 
 
-@flow(name="training", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+@flow(name="training", task_runner=_SIDE_BY_SIDE)
 def training_flow(protocol: str, labels: str, seed: int = DEFAULT_SEED, actor: str = "training") -> dict[str, Any]:
     """Train, calibrate, certify and register a release of `protocol` on the images that `labels` lists."""
     with at_work() as place:
@@ -98,7 +99,7 @@ def _train_members(
         on_progress(f"train member {member + 1}/{count}", record.epoch + 1, protocol.training.epochs, note)
 
     with member_trainer(protocol, data, seed=seed, device=device, workers=workers, on_epoch=on_epoch) as trainer:
-        train_one = task(trainer.train, name="train-member", cache_policy=NO_CACHE, persist_result=False)
+        train_one = Task(fn=trainer.train, name="train-member", cache_policy=NO_CACHE, persist_result=False)
         return [future.result() for future in train_one.map(range(count))]
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.bootstrap import House
+from flows.receiving import take_file_in
 from flows.triage_desk import TriageDesk
-from pipeline.intake import accept_file
 
 _Seen = tuple[int, int]
 
@@ -55,15 +54,7 @@ class Watcher:
                     yield path, seen
 
     def _take(self, path: Path, seen: _Seen) -> str:
-        receipt = accept_file(
-            self._house.database,
-            self._house.blobs,
-            self._house.sandbox,
-            path,
-            source="folder",
-            pseudonym_key=self._house.keys.pseudonym,
-            now=datetime.now(UTC),
-        )
+        receipt = take_file_in(self._house, path, source="folder")
         self._taken[path] = seen
         return str(receipt.verdict)
 

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from flows.bootstrap import House, open_house
+from pipeline.errors import HaltPipeline
 from pipeline.settings import read_settings
 
 OnProgress = Callable[[str, int, int | None, str], None]
@@ -33,11 +34,25 @@ def silent(_stage: str, _done: int, _total: int | None, _note: str = "") -> None
 
 
 @contextmanager
-def handed(house: House, on_progress: OnProgress) -> Iterator[None]:
-    """Flows called in this block work in `house`."""
-    token = _HANDED.set(Workplace(house=house, on_progress=on_progress))
+def reachable_prefect() -> Iterator[None]:
+    """Turns the loss of Prefect's server into HaltPipeline with its cure."""
+    import httpx
+
     try:
         yield
+    except httpx.TransportError as error:
+        raise HaltPipeline(
+            f"Prefect's server does not answer ({type(error).__name__}); start it, or unset PREFECT_API_URL"
+        ) from error
+
+
+@contextmanager
+def handed(house: House, on_progress: OnProgress) -> Iterator[None]:
+    """Flows called in this block work in `house`. Raises HaltPipeline when Prefect's server does not answer."""
+    token = _HANDED.set(Workplace(house=house, on_progress=on_progress))
+    try:
+        with reachable_prefect():
+            yield
     finally:
         _HANDED.reset(token)
 
