@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from pipeline.errors import RetryLater
 from pipeline.intake import accept_folder
 from pipeline.store import alias_rows, case_rows, safe_state_rows
 from pipeline.store.blobs import BlobStore
@@ -296,3 +297,21 @@ def test_leases_are_kept_apart_by_owner_even_with_one_fence(ready: Database) -> 
         case_rows.finish(
             connection, case_id=held.case_id, owner="a", fence=held.fence, now=START + timedelta(seconds=1)
         )
+
+
+def test_a_full_disk_under_the_database_means_trying_again_later(migrated_sqlite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "full.db"
+    path.write_bytes(migrated_sqlite.read_bytes())
+    database = open_database(f"sqlite:///{path}")
+    with pytest.raises(RetryLater, match="full"):
+        _write_on_a_full_disk(database)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=100000")
+        assert not safe_state_rows.is_safe(connection)
+    database.close()
+
+
+def _write_on_a_full_disk(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")
+        safe_state_rows.set_safe_state(connection, on=True, actor="a" * 50_000, reason="r", at=NOON)
