@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.domain.patient_bootstrap import Interval, cluster_bootstrap, paired_difference
 from pipeline.domain.discrimination import auroc, checked_truths
+from pipeline.domain.patient_bootstrap import Interval, cluster_bootstrap, paired_difference
 from pipeline.domain.referral import ReferralPoint, referral_curve
 
 __all__ = [
