@@ -291,6 +291,6 @@ def test_labels_name_every_labelled_series_relative_to_the_file(made, tmp_path):
 def test_the_demo_plan_has_the_patients_a_certificate_needs():
     counts = Counter((order.split, order.finding) for order in PhantomPlan.demo().orders(1))
     assert (counts["train", True], counts["train", False]) == (75, 75)
-    assert (counts["certify", True], counts["certify", False]) == (66, 50)
+    assert (counts["certify", True], counts["certify", False]) == (200, 60)
     patients = [order.patient for order in PhantomPlan.demo().orders(1) if order.split == "certify"]
     assert len(set(patients)) == len(patients)
