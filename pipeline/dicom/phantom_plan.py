@@ -46,8 +46,10 @@ class PhantomPlan:
 
     @classmethod
     def demo(cls) -> PhantomPlan:
-        """Some 690 studies: twelve misses among 200 still certify a limit of 0.10 at half of delta 0.10, so that the few
-        truly ambiguous tumours do not cost every ROUTINE; 110 in tune let novelty p-values fall below 0.02.
+        """Some 690 studies: enough that the few truly ambiguous tumours do not cost every ROUTINE.
+
+        Twelve misses among 200 still certify a limit of 0.10 with a delta of 0.05; 110 in tune let novelty p-values fall
+        below 0.02.
         """
         return cls(
             splits=(
