@@ -8,7 +8,7 @@ FAST := not slow and not gpu
 export PYTHONDONTWRITEBYTECODE = 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test test-all lint format bench system clean
+.PHONY: help install demo serve test test-all lint format bench pictures system clean
 
 help:
 	@echo "make demo      the whole story on generated patients (about five minutes)"
@@ -52,6 +52,13 @@ test-all: lint
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
+
+# The README's pictures, from a demo told in a folder of its own.
+PICTURES := build/demo-for-pictures
+pictures: install
+	rm -rf $(PICTURES)
+	$(BIN)/secondread demo --home $(PICTURES)
+	$(BIN)/python -m tests.e2e.take_pictures $(PICTURES) tests/e2e/pictures
 
 system:
 	./docker/system-packages.sh

@@ -53,7 +53,7 @@ def test_every_route_is_told(route):
 
 def test_every_file_that_is_pointed_to_is_there():
     pointed = re.findall(r"`((?:pipeline|models|flows|docker)/[\w./-]+)`", README) + re.findall(
-        r"\]\((docker/[^)]+)\)", README
+        r"\]\(((?:tests|docker)/[^)]+)\)", README
     )
 
     assert [name for name in pointed if not (ROOT / name).exists()] == []
