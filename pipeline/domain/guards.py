@@ -62,7 +62,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _is_digest(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and value != ""
+    return type(value) is str and value != ""  # a Reason is text too, and no digest
 
 
 def _is_empty_tuple(value: object) -> bool:

@@ -108,7 +108,7 @@ def test_a_case_is_read_committed_revealed_and_compared(database: Database, blob
     assert "What the model said" in revealed
     assert "between networks" in revealed
     assert "It is" not in revealed
-    assert "Certified with confidence 95.0 % that at most 10.0 % of studies with the finding" in revealed
+    assert "Certified with confidence 95.0 % that at most 8.0 % of studies with the finding" in revealed
     assert desk.post(f"{path}/compare", agreement="amend", amended_to="no_tumour").is_redirect
     assert "You would now read it otherwise" in desk.get(path).text
     assert "Doe, Jane" in desk.get("/worklist?show=done").text
