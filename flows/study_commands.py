@@ -126,4 +126,4 @@ def show_triage(summary: dict[str, Any]) -> None:
         f"{summary['decided']} cases decided, {summary['waiting']} waiting, {summary['open_studies']} studies still open."
     )
     for problem in summary["release_problems"]:
-        say(f"No release may speak: {problem}. Every case went to REVIEW.")
+        say(f"No release may speak: {problem}. No case was analysed.")
