@@ -18,6 +18,7 @@ from pipeline.domain.calibration import ReliabilityBin
 
 _COLOURS = ("#0b5394", "#c0504d", "#6a9a3b", "#8064a2", "#7f7f7f")
 _DPI = 130
+_LEAST_SPAN = (0.9, 1.005)  #: of a share's axis, so that a hair's breadth is not drawn as a mountain
 _NAMES = {"auc": "AUC (finding)", "accuracy": "accuracy"}
 
 
@@ -31,6 +32,7 @@ def referral_plot(
             shown = [(p["deferred"], p[measure]) for p in points if p.get(measure) is not None]
             x, y = zip(*shown, strict=True) if shown else ((), ())
             place.plot(np.multiply(x, 100), y, marker="o", markersize=3, color=colour, label=name)
+        place.set_ylim(min(place.get_ylim()[0], _LEAST_SPAN[0]), _LEAST_SPAN[1])
         _label(place, "cases deferred to a clinician, %", f"{_NAMES[measure]} of the cases kept")
         place.legend(frameon=False, fontsize=8)
     _write(figure, path)

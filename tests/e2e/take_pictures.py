@@ -57,7 +57,9 @@ def _walk(house: House, url: str, folder: Path) -> None:
         page.get_by_label("Password").fill(password)
         page.keyboard.press("Enter")
         page.wait_for_url("**/worklist")
+        page.set_viewport_size({"width": 1440, "height": 1500})
         page.screenshot(path=folder / "worklist.png")
+        page.set_viewport_size({"width": 1440, "height": 900})
         _read_one(page, folder)
         browser.close()
 
