@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 done but something needs a person, 2 could not run. Errors
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import typer
 
 from flows import house_commands, registry_commands, release_commands, service_commands, study_commands
 from pipeline.errors import SecondreadError
+from pipeline.logs import log_to
 
 COULD_NOT_RUN = 2
 _DEBUG = "SECONDREAD_DEBUG"
@@ -55,6 +57,7 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    log_to(sys.stderr, level=logging.WARNING)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -19,6 +19,7 @@ from flows.accounts import make_account
 from flows.bootstrap import House, open_house
 from flows.console import Bars, bars
 from flows.demo_story import Outcome, Story, show_story, story_json
+from flows.prefect_server import prefect_server
 from flows.receiving import take_in
 from pipeline.dicom.phantoms import PhantomPlan, PhantomStudy, generate_phantoms, write_labels_csv
 from pipeline.errors import HaltPipeline
@@ -42,7 +43,8 @@ def run_demo(
     place = _fresh_home(home)
     _embed(place)
     with open_house(Settings(home=place, protocols=protocol, database_url=None, mlflow_uri=None), create=True) as house:
-        story = _Demo(house, seed=seed).tell(plan or PhantomPlan.demo())
+        with prefect_server(place):
+            story = _Demo(house, seed=seed).tell(plan or PhantomPlan.demo())
         show_story(story) if not as_json else story_json(story)
         if serve:
             from flows.service_commands import open_room

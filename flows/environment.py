@@ -1,7 +1,7 @@
-"""What Prefect and MLflow read from the environment, set before either is imported.
+"""What Prefect, MLflow and torch read from the environment, set before any of them is imported.
 
-Why here: both send usage statistics, write to the user's home and log loudly unless told otherwise, and both read their
-variables at import. What the user set himself stays, but telemetry is off in every case.
+Why here: the first two send usage statistics, write to the user's home and log loudly unless told otherwise, and all
+read their variables at import. What the user set himself stays, but telemetry is off in every case.
 """
 
 from __future__ import annotations
@@ -15,28 +15,24 @@ _ALWAYS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _UNLESS_SET = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost a factor of thirty where other processes share the cores
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # our own log carries what matters, without values from exceptions
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_UI_ENABLED": "true",
     "PREFECT_WORKER_QUERY_SECONDS": "5",
     "PREFECT_CLI_PROMPT": "false",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
 
 def prepare_environment(home: Path) -> None:
-    """Set the variables of Prefect and MLflow for this process and its children; Prefect's files go under `home`."""
+    """Set the variables for this process and its children; Prefect's files go under `home`."""
     os.environ.update(_ALWAYS)
     for name, value in _UNLESS_SET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home.absolute() / "prefect"))
-
-
-def prefect_place(home: Path) -> str:
-    """Where the flow runs are kept: the server's address, or the folder of the embedded one."""
-    return os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_HOME") or str(home / "prefect")

@@ -33,10 +33,10 @@ def deploy(
     cron: Annotated[str, typer.Option(help="When triage runs.")] = "*/5 * * * *", as_json: AsJson = False
 ) -> None:
     """Register the scheduled triage deployment in Prefect; PREFECT_API_URL names the server."""
-    with open_house(read_settings()):
+    with open_house(read_settings()) as house:
         from flows.deployments import deploy as register
 
-        made = register(cron)
+        made = register(house.settings.home, cron)
     if as_json:
         show_json(made)
     else:
@@ -46,11 +46,10 @@ def deploy(
 @app.command()
 def work() -> None:
     """Run a worker for the scheduled deployments, with a Prefect server of its own when PREFECT_API_URL is unset."""
-    settings = read_settings()
-    with open_house(settings):
+    with open_house(read_settings()) as house:
         from flows.deployments import work as run
 
-        run(settings.home)
+        run(house.settings.home)
 
 
 @app.command()

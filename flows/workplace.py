@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from flows.bootstrap import House, open_house
+from flows.prefect_server import prefect_server
 from pipeline.errors import HaltPipeline
 from pipeline.settings import read_settings
 
@@ -51,7 +52,7 @@ def handed(house: House, on_progress: OnProgress) -> Iterator[None]:
     """Flows called in this block work in `house`. Raises HaltPipeline when Prefect's server does not answer."""
     token = _HANDED.set(Workplace(house=house, on_progress=on_progress))
     try:
-        with reachable_prefect():
+        with prefect_server(house.settings.home), reachable_prefect():
             yield
     finally:
         _HANDED.reset(token)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from flows.environment import prepare_environment
@@ -56,3 +57,33 @@ def test_what_the_user_set_stays_but_telemetry_is_off(tmp_path, monkeypatch):
     assert os.environ["PREFECT_HOME"] == "true"
     assert os.environ["DO_NOT_TRACK"] == "1"
     assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_the_embedded_server_leaves_when_its_owner_is_killed(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from flows import prefect_server as s;"
+        f"child = s._start(Path({str(tmp_path)!r}), 0); print(child.pid, flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        server = int(owner.stdout.readline())
+        assert is_running(server)
+        owner.kill()
+    end = time.monotonic() + 60
+    while is_running(server) and time.monotonic() < end:
+        time.sleep(0.1)
+
+    assert not is_running(server)
+
+
+def is_running(process):
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
