@@ -30,7 +30,6 @@ READER = "dr-okafor"
 
 def main(home: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(home / "report" / "referral.png", folder / "referral.png")
     with open_house(Settings(home=home)) as house, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(room(house), log_level="error", ws="none", lifespan="off"))
