@@ -42,7 +42,7 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
 
 
 class Bars:
-    """Progress bars of named stages; each `advance` may come from any thread."""
+    """Progress bars of named stages, told from any thread; a stage that begins again gets another bar."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -50,9 +50,13 @@ class Bars:
 
     def at(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """Show that `done` of `total` of `stage` is finished, with a short `note`."""
-        if stage not in self._tasks:
+        if stage not in self._tasks or self._begins_again(stage, done, total):
             self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
         self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+
+    def _begins_again(self, stage: str, done: int, total: int | None) -> bool:
+        bar = next(task for task in self._progress.tasks if task.id == self._tasks[stage])
+        return bar.finished and (done, total) != (bar.completed, bar.total)
 
 
 @contextmanager

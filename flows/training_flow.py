@@ -48,7 +48,8 @@ def run_training(
     actor: str = "training",
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
-    """Run the training flow on an open house and return its summary."""
+    """Run the training flow on an open house and return its summary; a labels file that cannot be used is told at once."""
+    read_labels(labels, house.protocol(protocol), needed=FITTED_SPLITS)
     with handed(house, on_progress):
         return training_flow(protocol=protocol, labels=str(labels), seed=seed, actor=actor)
 
@@ -100,7 +101,13 @@ def _train_members(
 
     with member_trainer(protocol, data, seed=seed, device=device, workers=workers, on_epoch=on_epoch) as trainer:
         train_one = Task(fn=trainer.train, name="train-member", cache_policy=NO_CACHE, persist_result=False)
-        return [future.result() for future in train_one.map(range(count))]
+        members = [future.result() for future in train_one.map(range(count))]
+    for member in members:
+        note = f"best epoch {member.best_epoch + 1}"
+        on_progress(
+            f"train member {member.member + 1}/{count}", protocol.training.epochs, protocol.training.epochs, note
+        )
+    return members
 
 
 def _register(

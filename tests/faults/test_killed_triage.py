@@ -16,7 +16,7 @@ from pipeline.dicom.phantoms import StreamEntry
 from pipeline.store import audit_rows, conservation
 from tests.small_house import (
     environment_of,
-    register_untrained_release,
+    register_small_release,
     settings_of,
     tiny_protocol_file,
     write_phantoms,
@@ -32,7 +32,7 @@ def base(tmp_path):
     tiny_protocol_file(tmp_path, passes=100)
     write_phantoms(tmp_path / "phantoms", (StreamEntry(finding=True), StreamEntry(finding=False)) * (STUDIES // 2))
     with open_house(settings_of(tmp_path), create=True) as house:
-        version = register_untrained_release(house, tmp_path / "phantoms" / "labels.csv")
+        version = register_small_release(house, tmp_path / "phantoms" / "labels.csv")
         promote(house, next(iter(house.protocols.values())), version, actor="test", reason="for the test")
         take_in(house, tmp_path / "phantoms" / "stream", source="test")
     return tmp_path

@@ -22,8 +22,8 @@ def run_with_house_environment(program, home):
 
 def test_the_server_application_builds_with_the_pinned_libraries(tmp_path):
     program = (
-        "from pathlib import Path; import sys; from flows.environment import prepare_environment;"
-        "prepare_environment(Path(sys.argv[1]) if len(sys.argv) > 1 else Path('.'));"
+        "from pathlib import Path; from flows.environment import prepare_environment;"
+        f"prepare_environment(Path({str(tmp_path)!r}));"
         "from prefect.server.api.server import create_app; app = create_app(ephemeral=True);"
         "print(sum(1 for route in app.routes))"
     )
