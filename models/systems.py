@@ -19,6 +19,7 @@ from models.preparation import PreparedImage
 from models.sampling import Ensemble
 from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature
 from pipeline.domain.uncertainty import aggregate_parts
+from pipeline.errors import HaltPipeline
 from pipeline.protocol import TriageProtocol
 
 Floats = NDArray[np.float64]
@@ -104,7 +105,7 @@ def simpler_systems(judged: PooledLooks, tuned: PooledLooks | None, protocol: Tr
     }
     answers = {}
     for name, of in pick.items():
-        temperature = 1.0 if tuned is None else fit_temperature(of(tuned), tuned.labels)
+        temperature = 1.0 if tuned is None else _temperature(of(tuned), tuned)
         answers[name] = Answers(
             log_p=apply_temperature(of(judged), temperature),
             labels=judged.labels,
@@ -112,6 +113,14 @@ def simpler_systems(judged: PooledLooks, tuned: PooledLooks | None, protocol: Tr
             temperature=temperature,
         )
     return answers
+
+
+def _temperature(log_p: Floats, tuned: PooledLooks) -> float:
+    """The fitted temperature, or 1 for a baseline too bad to have one: it is judged as it is and stops no report."""
+    try:
+        return fit_temperature(log_p, tuned.labels)
+    except HaltPipeline:
+        return 1.0
 
 
 def _sampled(ensemble: Ensemble, image: PreparedImage) -> Floats:
