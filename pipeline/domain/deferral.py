@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from pipeline.domain.case import Reason, Route
+from pipeline.domain.case import OUT_OF_SCOPE_REASONS, Reason, Route
 from pipeline.domain.evidence import Analysis, Decision, Evidence, Policy, ScopeVerdict
 from pipeline.domain.guards import GUARDS_BY_NAME, certified_side, thresholds_usable
 from pipeline.domain.study import Completeness, SealEvidence
@@ -28,16 +28,6 @@ ROUTINE_GUARDS = (
     "in_distribution",
     "certain",
     "score_certified",
-)
-
-OUT_OF_SCOPE_REASONS = frozenset(
-    {
-        Reason.WRONG_MODALITY,
-        Reason.WRONG_BODY_PART,
-        Reason.WRONG_AGE,
-        Reason.WRONG_DEVICE,
-        Reason.NOT_AN_IMAGE,
-    }
 )
 
 _POLICY_GUARDS = frozenset({"release_matches", "certificate_valid"})

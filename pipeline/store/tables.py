@@ -29,6 +29,8 @@ from sqlalchemy import (
     text,
 )
 
+from pipeline.domain.deferral import ROUTINE_GUARDS
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -182,22 +184,7 @@ case = Table(
     Index(None, "study_id"),
 )
 
-GUARDS = (
-    "safe_state_off",
-    "release_matches",
-    "certificate_valid",
-    "in_scope",
-    "complete",
-    "no_problems",
-    "all_decoded",
-    "quality_ok",
-    "members_complete",
-    "passes_complete",
-    "finite",
-    "in_distribution",
-    "certain",
-    "score_certified",
-)
+GUARDS = ROUTINE_GUARDS
 
 routine_proof = Table(
     "routine_proof",
