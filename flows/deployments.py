@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
@@ -50,9 +50,21 @@ async def _deploy(cron: str) -> dict[str, str]:
 
 
 def work(home: Path) -> None:
-    """Execute scheduled runs until stopped, against PREFECT_API_URL or a server started here under the home."""
+    """Execute scheduled runs until stopped, against PREFECT_API_URL or a server started here under the home.
+
+    Where nothing is scheduled yet, triage is, every five minutes: a worker that waits for nothing helps nobody.
+    """
     with prefect_server(home), reachable_prefect():
-        asyncio.run(ProcessWorker(work_pool_name=POOL).start(printer=_quiet))
+        asyncio.run(_work())
+
+
+async def _work() -> None:
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(f"{triage_flow.name}/{DEPLOYMENT}")
+        except ObjectNotFound:
+            await _deploy(EVERY_FIVE_MINUTES)
+    await ProcessWorker(work_pool_name=POOL).start(printer=_quiet)
 
 
 def _check_cron(cron: str) -> None:

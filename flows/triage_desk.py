@@ -21,6 +21,7 @@ from flows.bootstrap import House
 from flows.champion import Champion, ChampionDesk
 from flows.leases import kept
 from pipeline import intake, triage
+from pipeline.domain.case import Reason
 from pipeline.errors import RetryLater
 from pipeline.store import case_rows
 from pipeline.store.case_rows import ClaimedCase
@@ -126,7 +127,7 @@ class TriageDesk:
 
     def _decide(self, case_id: str) -> None:
         claimed, name = self._held[case_id]
-        champion = self._champion_of(name)
+        champion = self._champion_of(name, claimed.attempts)
         try:
             decision = triage.triage_case(
                 self._house.database,
@@ -147,9 +148,15 @@ class TriageDesk:
             return
         self._count(claimed, name, decision)
 
-    def _champion_of(self, protocol: str) -> Champion:
+    def _champion_of(self, protocol: str, attempts: int) -> Champion:
         if protocol not in self._champion:
-            self._champion[protocol] = self._champions.resolve(self._house.protocols[protocol])
+            try:
+                self._champion[protocol] = self._champions.resolve(self._house.protocols[protocol])
+            except RetryLater:
+                if attempts < triage.MOST_ATTEMPTS:
+                    raise
+                problem = f"{Reason.NOT_ANALYSED}: the registry was away at {attempts} attempts"
+                self._champion[protocol] = Champion(predictor=None, problem=problem)
         return self._champion[protocol]
 
     def _count(self, claimed: ClaimedCase, protocol: str, decision: Any) -> None:

@@ -7,11 +7,18 @@ ids go into parameters, and a task is tried again for one class of error alone, 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from prefect import State, Task, flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
@@ -22,6 +29,7 @@ from pipeline.errors import RetryLater
 
 RETRY_DELAYS_S = (1.0, 5.0, 15.0)
 _POLL_S = 1.0
+T = TypeVar("T")
 
 
 def run_triage(
@@ -41,31 +49,52 @@ def triage_flow(wait: bool = False, seal_now: bool = False) -> dict[str, Any]:
 
 def _triage(house: House, on_progress: OnProgress, *, wait: bool, seal_now: bool) -> dict[str, Any]:
     desk = TriageDesk(house)
-    desk.seal(everything=seal_now)
-    chunk = _chunk_task(desk)
+    _patiently(partial(desk.seal, everything=seal_now))
+    chunk, tell = _chunk_task(desk), _teller(on_progress)
     with desk.leases():
         while True:
-            worked = [_work_off(desk, name, chunk, on_progress) for name in house.protocols]
-            if not any(worked) and not (wait and desk.somebody_holds_cases()):
+            worked = [_work_off(desk, name, chunk, tell) for name in house.protocols]
+            if not any(worked) and not (wait and _patiently(desk.somebody_holds_cases)):
                 break
             if not any(worked):
                 time.sleep(_POLL_S)
-    summary = desk.summary()
+    summary = _patiently(desk.summary)
     _publish(summary)
     return summary
 
 
-def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], on_progress: OnProgress) -> bool:
+def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], tell: OnProgress) -> bool:
     """Claim and decide one chunk of `protocol`; False when none was ready."""
-    case_ids = desk.claim(protocol)
+    case_ids = _patiently(partial(desk.claim, protocol))
     if not case_ids:
         return False
     try:
         chunk(case_ids)
     except RetryLater:
         desk.give_up(case_ids)
-    on_progress("triage", desk.decided, desk.decided + desk.ready(), protocol)
+    tell("triage", desk.decided, desk.decided + _patiently(desk.ready), protocol)
     return True
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What `ask` returns, tried again while something is busy. Raises RetryLater when it stays so."""
+    for delay in RETRY_DELAYS_S:
+        try:
+            return ask()
+        except RetryLater:
+            time.sleep(delay)
+    return ask()
+
+
+def _teller(on_progress: OnProgress) -> OnProgress:
+    """Tells the caller and Prefect's own page."""
+    artifact: Any = create_progress_artifact(0.0, key="triage-progress", description="Cases decided of those ready")
+
+    def tell(stage: str, done: int, total: int | None, note: str = "") -> None:
+        on_progress(stage, done, total, note)
+        update_progress_artifact(artifact, 100.0 * done / max(total or done, 1))
+
+    return tell
 
 
 def _chunk_task(desk: TriageDesk) -> Task[[list[str]], None]:

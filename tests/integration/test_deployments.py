@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -184,3 +186,27 @@ def test_a_server_that_does_not_answer_is_one_line(environment, deployed):
     assert done.returncode == 2
     assert "PREFECT_API_URL" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_worker_without_a_server_starts_its_own_and_schedules_triage(environment, tmp_path):
+    open_house(Settings(home=tmp_path / "home"), create=True).close()
+    alone = environment | {"SECONDREAD_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "from flows.cli import main; main()", "work"],
+        env=alone,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def scheduled():
+        assert worker.poll() is None
+        try:
+            with closing(sqlite3.connect(f"file:{tmp_path}/prefect/prefect.db?mode=ro", uri=True)) as database:
+                return database.execute("SELECT count(*) FROM flow_run WHERE auto_scheduled").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+    try:
+        assert eventually(scheduled) > 0
+    finally:
+        stop(worker)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from flows.bootstrap import open_house
 from flows.champion import ChampionDesk
@@ -99,6 +99,7 @@ def test_a_run_gives_every_study_one_route_and_leaves_a_report_in_prefect(house,
     assert told[-1][:3] == ("triage", len(STREAM), len(STREAM))
     report = next(one for one in artifacts if one["key"] == "triage-report")
     assert "| OUT_OF_SCOPE | WRONG_MODALITY | 1 |" in report["data"]
+    assert next(one for one in artifacts if one["key"] == "triage-progress")["data"] == 100.0
     assert [run["parameters"] for run in runs] == [{"wait": True, "seal_now": True}]
     state = state_of(house)
     assert state["instances"]["unaccounted"] == state["studies"]["unrouted"] == 0
@@ -179,6 +180,25 @@ def test_the_champion_is_loaded_once_and_asked_for_at_every_claim(house, protoco
 
     assert len(asked) == 3, "five cases in chunks of two"
     assert len(loaded) == 1
+
+
+def test_a_registry_that_stays_away_sends_the_case_to_a_clinician_in_the_end(house, monkeypatch):
+    def away(*_):
+        raise RetryLater("away")
+
+    monkeypatch.setattr(ChampionDesk, "resolve", away)
+    desk = TriageDesk(house)
+    desk.seal(everything=True)
+    for _ in range(triage.MOST_ATTEMPTS):
+        desk.work_off()
+        with house.database.transaction() as connection:
+            connection.execute(update(case).values(not_before=datetime.now(UTC)))
+
+    summary = desk.summary()
+
+    assert summary["decided"] == len(STREAM)
+    assert summary["routes"] == {"OUT_OF_SCOPE": 2, "REVIEW": 3}
+    assert {"route": "REVIEW", "reason": "NOT_ANALYSED", "cases": 3} in summary["reasons"]
 
 
 def test_what_is_away_is_tried_again_and_other_errors_are_not(house):
