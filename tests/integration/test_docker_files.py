@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 DOCKER = Path(__file__).parents[2] / "docker"
-OURS = ("prefect", "mlflow", "init", "worker", "reading-room")
+OURS = ("prefect", "mlflow", "init", "worker", "intake", "reading-room")
 
 
 @pytest.fixture(scope="module")
