@@ -111,6 +111,14 @@ class Dropout(_Checked):
     rate: Share
 
 
+class Sampling(StrEnum):
+    """How often each member looks at a case."""
+
+    OFF = "off"  #: Once and without dropout: the members' disagreement is all that is known of the uncertainty.
+    FIXED = "fixed"  #: `passes` times.
+    ADAPTIVE = "adaptive"  #: In rounds of one pass per member, until the route is settled or `passes` are used up.
+
+
 class Network(_Checked):
     """A MONAI classification network, how many members the ensemble has and how many passes each makes."""
 
@@ -119,7 +127,9 @@ class Network(_Checked):
     arguments: dict[str, Any] = Field(default_factory=dict)
     dropout: Dropout
     members: Annotated[int, Field(ge=2, le=32)]
-    passes: Annotated[int, Field(ge=2, le=1000)]
+    passes: Annotated[int, Field(ge=2, le=1000)]  #: of each member; the budget where sampling is adaptive
+    sampling: Sampling = Sampling.FIXED
+    stopping_error: Share = 0.01  #: largest probability that stopping early changes the side of a threshold
 
 
 class Training(_Checked):
@@ -131,16 +141,48 @@ class Training(_Checked):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     patience: Count = 8  #: epochs without a lower tune NLL before stopping
     augment: bool = True
+    balanced: bool = False  #: draw every class equally often; the class prior is undone after training
 
 
-class Aggregation(StrEnum):
-    """How the parts of a study become one answer, within each member and pass."""
+class Aggregate(StrEnum):
+    """How several answers become one, within each member and pass."""
 
-    MEAN = "mean"  #: Mean probability over parts.
+    MEAN = "mean"  #: Their mean probability.
+    HIGHEST = "highest"  #: The one with the highest probability of any finding.
+
+
+class Aggregation(_Checked):
+    """How parts become the answer of their series, and series that of the study."""
+
+    slices: Aggregate = Aggregate.MEAN  #: parts of one series; a 3-D network has one part per series
+    series: Aggregate = Aggregate.MEAN
+
+
+class Calibration(StrEnum):
+    """Where the one temperature acts."""
+
+    POOLED = "pooled"  #: On the pooled probabilities; the entropy parts are of the samples as they are.
+    SHARED = "shared"  #: Inside every member and pass, fitted on the pool; the entropy parts are of calibrated samples.
+
+
+class CertificationMethod(StrEnum):
+    """How the threshold of a side is certified."""
+
+    LADDER = "ladder"  #: Exact-binomial climbing ladder.
+    ORDER_STATISTIC = "order_statistic"  #: An order statistic of the cases at risk; no tune split is asked.
+
+
+class Stratum(StrEnum):
+    """What splits studies into groups that are certified one by one; a study of an unknown group is REVIEW."""
+
+    SITE = "site"  #: The institution.
+    SCANNER = "scanner"  #: Manufacturer and model.
+    SEX = "sex"  #: The patient's sex.
+    AGE_BAND = "age_band"  #: Under 18, 18 to 64, 65 and older.
 
 
 class Limits(_Checked):
-    """What may go wrong how often; the two sides of the policy share `delta` in halves."""
+    """What may go wrong how often; the two sides of the policy share `delta`."""
 
     alpha: Share  #: largest share of studies with the finding that may go to ROUTINE
     alpha_priority: Share  #: largest share of studies without the finding that may go to PRIORITY
@@ -149,6 +191,10 @@ class Limits(_Checked):
     novelty_level: Share  #: share of familiar studies that may be called novel
     mutual_information_quantile: Annotated[float, Field(gt=0.5, le=1.0)] = 0.95  #: of the tune split
     certificate_days: Count = 365
+    priority_share_of_delta: Share = 0.5  #: the rest is the routine side's
+    method: CertificationMethod = CertificationMethod.LADDER
+    strata: Stratum | None = None
+    largest_prevalence: Share | None = None  #: of the finding, for which the false-omission rate is derived
 
 
 class RouteRule(_Checked):
@@ -169,7 +215,8 @@ class TriageProtocol(_Checked):
     preprocessing: Preprocessing
     classes: Annotated[tuple[FindingClass, ...], Field(min_length=2)]
     network: Network
-    aggregation: Aggregation = Aggregation.MEAN
+    aggregation: Aggregation = Aggregation()
+    calibration: Calibration = Calibration.POOLED
     training: Training
     limits: Limits
     routes: dict[Route, RouteRule]
