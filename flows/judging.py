@@ -19,6 +19,7 @@ from models.release import Release
 from models.report import write_report
 from models.sampling import Ensemble
 from pipeline.errors import HaltPipeline
+from pipeline.protocol import Sampling
 
 DEFAULT_NOVEL = ("ood",)
 
@@ -80,7 +81,7 @@ def predict_release(
 def _ensemble(release: Release, passes: int | None, device: str) -> Ensemble:
     ensemble = Ensemble.load(release, device)
     if passes is not None:
-        ensemble.passes = passes
+        ensemble.passes, ensemble.sampling = passes, Sampling.FIXED
     return ensemble
 
 

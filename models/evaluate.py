@@ -14,8 +14,8 @@ import numpy as np
 
 from models import measures
 from models.fitting import JudgedCases, judge_cases
-from models.looks import judgement_of
-from models.predictions import PredictedImage, Row, judge_of, predict, prediction_rows
+from models.looks import judge_of, judgement_of
+from models.predictions import PredictedImage, Row, predict, prediction_rows
 from models.preparation import OnProgress, PreparedImage, group_cases, silent
 from models.recheck import recheck
 from models.release import Release

@@ -8,7 +8,7 @@ parts of the tune split (for 2-D networks its slices), which are many more than 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.looks import Judge, Judgement, Look, look, pooled_parts
 from models.networks import build_network
-from models.predictor import case_features
+from models.novelty_features import case_features
 from models.preparation import (
     OnProgress,
     PreparedCase,
@@ -32,13 +32,22 @@ from models.preparation import (
 )
 from models.release import Release, ReleaseBody, weights_bytes, write_release
 from models.sampling import Ensemble
+from models.stopping_fit import expected_threshold, stopping_rule
 from models.train import TrainedMember
-from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature, nll
+from pipeline.domain.calibration import (
+    apply_shared,
+    apply_temperature,
+    finding_probability,
+    fit_shared_temperature,
+    fit_temperature,
+    nll,
+)
 from pipeline.domain.certificate import Certificate, Side, certify, gated_scores
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.domain.selective import auroc
+from pipeline.domain.stopping import StoppingRule
 from pipeline.errors import DeferCase, HaltPipeline
-from pipeline.protocol import TriageProtocol
+from pipeline.protocol import Calibration, CertificationMethod, Limits, Sampling, TriageProtocol
 
 FITTED_SPLITS = ("train", "tune", "certify")
 
@@ -86,23 +95,30 @@ def fit_release(
     `created_at` is an aware UTC moment. Raises HaltPipeline when a split is missing or a member's output is not finite.
     """
     _refuse_missing(images)
-    ensemble = Ensemble([_network(protocol, member) for member in members], protocol.network.passes, device)
+    _refuse_ignored(protocol)
+    ensemble = Ensemble(
+        [_network(protocol, member) for member in members], protocol.network.passes, device, protocol.network.sampling
+    )
     tune = group_cases(images["tune"], protocol)
     looks = _looks(ensemble, tune, on_progress)
-    log_mean, labels = pooled_parts(looks), _labels(tune)
+    labels = _labels(tune)
     judge = Judge(
         protocol=protocol,
-        temperature=fit_temperature(log_mean, labels),
+        temperature=_temperature(protocol, looks, labels),
         novelty=_fit_novelty(ensemble, images["train"], looks),
     )
-    tuned = JudgedCases(cases=tune, judgements=tuple(judge.judge(one) for one in looks))
+    limit = _limit(protocol, _judged(judge, tune, looks))
+    if protocol.network.sampling is Sampling.ADAPTIVE:
+        judge = replace(judge, stopping=_stopping(judge, tune, looks, limit))
+    tuned = _judged(judge, tune, [judge.shortened(one) for one in looks])
     body = ReleaseBody(
         protocol=protocol,
         members=tuple(weights_bytes(member.weights) for member in members),
         novelty=judge.novelty,
         temperature=judge.temperature,
-        mutual_information_limit=_limit(protocol, tuned),
+        mutual_information_limit=limit,
         data={split: data_digest(images[split]) for split in FITTED_SPLITS},
+        stopping=judge.stopping,
     )
     certifying = one_case_each(group_cases(images["certify"], protocol))
     certified = judge_cases(judge, ensemble, certifying, stage="certify", on_progress=on_progress)
@@ -114,7 +130,7 @@ def fit_release(
         body,
         certificates,
         created_at=created_at,
-        metrics=_metrics(apply_temperature(log_mean, judge.temperature), labels, protocol),
+        metrics=_metrics(_calibrated(judge, looks), labels, protocol),
     )
 
 
@@ -129,7 +145,7 @@ def judge_cases(
     """What routes each of `cases`, undefined where triage would defer it."""
     judgements = []
     for number, case in enumerate(cases, start=1):
-        judgements.append(judge.judge_or_none(ensemble, case.parts, case.key))
+        judgements.append(judge.judge_or_none(ensemble, case.parts, case.key, case.series))
         on_progress(stage, number, len(cases))
     return JudgedCases(cases=tuple(cases), judgements=tuple(judgements))
 
@@ -151,11 +167,57 @@ def _looks(ensemble: Ensemble, cases: Sequence[PreparedCase], on_progress: OnPro
     looks = []
     for number, case in enumerate(cases, start=1):
         try:
-            looks.append(look(ensemble, case.parts, case.key))
+            looks.append(look(ensemble, case.parts, case.key, series=case.series))
         except DeferCase as problem:
             raise HaltPipeline("a member's output is not finite on the tune split; train it again") from problem
         on_progress("calibrate", number, len(cases))
     return looks
+
+
+def _refuse_ignored(protocol: TriageProtocol) -> None:
+    """A setting of the protocol that nothing here obeys must not seem to be obeyed."""
+    if protocol.limits.method is not CertificationMethod.LADDER:
+        raise HaltPipeline("limits.method: a release is certified by the ladder; set it to ladder")
+    if protocol.limits.strata is not None:
+        raise HaltPipeline("limits.strata: a release has one certificate per side; remove it")
+
+
+def _judged(judge: Judge, cases: Sequence[PreparedCase], looks: Sequence[Look]) -> JudgedCases:
+    return JudgedCases(cases=tuple(cases), judgements=tuple(judge.judge(one) for one in looks))
+
+
+def _temperature(protocol: TriageProtocol, looks: Sequence[Look], labels: NDArray[np.int_]) -> float:
+    """Fitted on the parts of the tune split: on their pool, or inside every member and pass."""
+    if protocol.calibration is Calibration.SHARED:
+        return fit_shared_temperature(np.concatenate([one.samples.log_probabilities for one in looks], axis=2), labels)
+    return fit_temperature(pooled_parts(looks), labels)
+
+
+def _calibrated(judge: Judge, looks: Sequence[Look]) -> NDArray[np.float64]:
+    """Calibrated log probabilities (N, C) of every part of the tune split."""
+    if judge.protocol.calibration is Calibration.SHARED:
+        return pooled_parts([replace(one, samples=apply_shared(one.samples, judge.temperature)) for one in looks])
+    return apply_temperature(pooled_parts(looks), judge.temperature)
+
+
+def _stopping(judge: Judge, tune: Sequence[PreparedCase], looks: Sequence[Look], limit: float) -> StoppingRule:
+    judged, limits = _judged(judge, tune, looks), judge.protocol.limits
+    truths = judged.positive(judge.protocol)
+    expected: dict[Side, float | None] = {}
+    for side in get_args(Side):
+        alpha, delta = _limits(limits, side)
+        sign = 1.0 if side == "routine" else -1.0
+        at_risk = truths if side == "routine" else ~truths
+        found = expected_threshold(sign * judged.gated(side, limit, limits.novelty_level), at_risk, alpha, delta)
+        expected[side] = None if found is None else sign * found
+    return stopping_rule(judge, looks, expected, information_limit=limit)
+
+
+def _limits(limits: Limits, side: Side) -> tuple[float, float]:
+    """Alpha and the share of delta of one side."""
+    if side == "priority":
+        return limits.alpha_priority, limits.delta * limits.priority_share_of_delta
+    return limits.alpha, limits.delta * (1.0 - limits.priority_share_of_delta)
 
 
 def _labels(cases: Sequence[PreparedCase]) -> NDArray[np.int_]:
@@ -177,8 +239,8 @@ def _limit(protocol: TriageProtocol, tuned: JudgedCases) -> float:
 def _certify(
     body: ReleaseBody, tuned: JudgedCases, certified: JudgedCases, side: Side, created_at: datetime
 ) -> Certificate:
-    limits = body.protocol.limits
-    gates = (body.mutual_information_limit, limits.novelty_level)
+    gates = (body.mutual_information_limit, body.protocol.limits.novelty_level)
+    alpha, delta = _limits(body.protocol.limits, side)
     return certify(
         tuned.gated(side, *gates),
         tuned.positive(body.protocol),
@@ -186,11 +248,11 @@ def _certify(
         certified.positive(body.protocol),
         certified.patients,
         tune_patients=tuned.patients,
-        alpha=limits.alpha if side == "routine" else limits.alpha_priority,
-        delta=limits.delta / 2.0,
+        alpha=alpha,
+        delta=delta,
         side=side,
         made_on=created_at.date(),
-        expires_on=created_at.date() + timedelta(days=limits.certificate_days),
+        expires_on=created_at.date() + timedelta(days=body.protocol.limits.certificate_days),
         dependencies=body.dependencies,
     )
 

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.predictor import HISTOGRAM, summarise
+from models.novelty_features import with_statistics
 from models.sampling import Ensemble, Features
+from models.summary import one_case, summarise
 from pipeline.domain.evidence import NoveltySummary, UncertaintySummary
-from pipeline.domain.novelty import NoveltyReference, intensity_histogram
+from pipeline.domain.novelty import NoveltyReference
+from pipeline.domain.stopping import Stop, StoppingRule
 from pipeline.domain.uncertainty import PosteriorSamples, decompose
 from pipeline.errors import DeferCase
-from pipeline.protocol import TriageProtocol
+from pipeline.protocol import Sampling, TriageProtocol
+
+if TYPE_CHECKING:
+    from models.release import Release
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """The samples (M, T, P, C) of a case's parts and their novelty features per detector (P, F)."""
+    """The samples (M, T, P, C) of a case's parts and their novelty features per detector (P, F).
+
+    `series` lists how many parts each series has; None for one series.
+    """
 
     samples: PosteriorSamples
     features: Features
+    series: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,7 @@ class Judgement:
     mutual_information: float
     novelty_p: float
     answer: int | None  #: the most probable class
+    passes: int = 0  #: made by each member
 
 
 UNDEFINED = Judgement(route_score=np.nan, mutual_information=np.nan, novelty_p=np.nan, answer=None)
@@ -48,22 +59,60 @@ class Judge:
     protocol: TriageProtocol
     temperature: float
     novelty: NoveltyReference
+    stopping: StoppingRule | None = None  #: where sampling is adaptive
 
     def summaries(self, found: Look) -> tuple[UncertaintySummary, NoveltySummary]:
         """The summaries of one case, as triage would have them; raises DeferCase."""
-        summary = summarise(found.samples, self.temperature, self.protocol)
+        summary = summarise(
+            found.samples, self.temperature, self.protocol, stop=self._stop(found.samples), series=found.series
+        )
         return summary, self.novelty.p_values(found.features, level=self.protocol.limits.novelty_level)
 
     def judge(self, found: Look) -> Judgement:
         """What routes one case; raises DeferCase."""
         return judgement_of(*self.summaries(found))
 
-    def judge_or_none(self, ensemble: Ensemble, parts: Tensor, key: str) -> Judgement:
+    def judge_or_none(
+        self, ensemble: Ensemble, parts: Tensor, key: str, series: Sequence[int] | None = None
+    ) -> Judgement:
         """What routes one case, undefined numbers (which every gate stops) where triage would defer it."""
         try:
-            return self.judge(look(ensemble, parts, key))
+            return self.judge(look(ensemble, parts, key, self, series=series))
         except DeferCase:
             return UNDEFINED
+
+    def is_settled(self, samples: PosteriorSamples, series: Sequence[int] | None) -> bool:
+        """Whether a case whose rounds so far are `samples` (M, r, P, C) needs no further one."""
+        if self.stopping is None or not samples.finite.all():
+            return False
+        case = one_case(samples, self.protocol, self.temperature, series)
+        finding = np.exp(case.log_probabilities[:, :, 0, list(self.protocol.finding_indices)]).sum(axis=-1)
+        return self.stopping.is_settled(finding, float(decompose(case).mutual_information[0]))
+
+    def shortened(self, found: Look) -> Look:
+        """`found`, sampled with the whole budget, as adaptive sampling would have left it."""
+        log_p = found.samples.log_probabilities
+        for rounds in range(1, found.samples.passes):
+            seen = PosteriorSamples(log_p[:, :rounds])
+            if self.is_settled(seen, found.series):
+                return Look(samples=seen, features=found.features, series=found.series)
+        return found
+
+    def _stop(self, samples: PosteriorSamples) -> Stop:
+        if self.protocol.network.sampling is Sampling.OFF:
+            return Stop.OFF
+        whole = self.stopping is None or samples.passes >= self.stopping.budget
+        return Stop.BUDGET if whole else Stop.SETTLED
+
+
+def judge_of(release: Release) -> Judge:
+    """The judge that `release` deploys."""
+    return Judge(
+        protocol=release.protocol,
+        temperature=release.temperature,
+        novelty=release.novelty,
+        stopping=release.stopping,
+    )
 
 
 def judgement_of(summary: UncertaintySummary, unfamiliar: NoveltySummary) -> Judgement:
@@ -73,17 +122,25 @@ def judgement_of(summary: UncertaintySummary, unfamiliar: NoveltySummary) -> Jud
         mutual_information=summary.mutual_information,
         novelty_p=unfamiliar.combined,
         answer=int(np.argmax(summary.probabilities)),
+        passes=summary.passes,
     )
 
 
-def look(ensemble: Ensemble, parts: Tensor, key: str) -> Look:
-    """Sample and describe one case; raises DeferCase when a number is not finite."""
-    samples, features = ensemble.examine(parts, key)
-    histograms = np.stack([intensity_histogram(part.numpy()) for part in parts])
-    return Look(samples=samples, features={HISTOGRAM: histograms} | features)
+def look(
+    ensemble: Ensemble, parts: Tensor, key: str, judge: Judge | None = None, *, series: Sequence[int] | None = None
+) -> Look:
+    """Sample and describe one case, as long as `judge` is not settled about it; raises DeferCase when not finite."""
+    adaptive = judge is not None and judge.stopping is not None
+    samples, features = ensemble.examine(
+        parts, key, (lambda seen: judge.is_settled(seen, series)) if judge is not None and adaptive else None
+    )
+    return Look(
+        samples=samples,
+        features=with_statistics(features, parts),
+        series=None if series is None else tuple(series),
+    )
 
 
 def pooled_parts(looks: Iterable[Look]) -> Floats:
     """Log of the mean probability (N, C) of every part of every look, members and passes pooled."""
-    joined = np.concatenate([one.samples.log_probabilities for one in looks], axis=2)
-    return decompose(PosteriorSamples(joined)).log_mean
+    return np.concatenate([decompose(one.samples).log_mean for one in looks])

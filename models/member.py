@@ -6,9 +6,10 @@ A cut is used only after its passes were compared with the whole network's, same
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from models.feature_watch import FeatureWatch
 from models.seeded_dropout import make_seeded, pass_seed, passes_seeded
 from models.splitting import Split, alone, split_at_dropout, tiled
 from pipeline.errors import HaltPipeline
+
+Passes = Callable[[Sequence[int]], Tensor]  #: seeds -> logits (T, P, C) float32
+_Boundary = tuple[tuple[Any, ...], int]
 
 _ROWS = {"cpu": 32, "cuda": 512}  #: rows that go through the network at once: parts, or parts times passes
 _TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  #: largest difference of logits, per unit of the largest; CUDA may use TF32
@@ -64,9 +68,19 @@ class Member:
 
         `watch` sees the deterministic forward on the way, where there is a cut.
         """
+        return self.begin(parts, watch)(seeds)
+
+    def begin(self, parts: Tensor, watch: FeatureWatch | None = None) -> Passes:
+        """The deterministic part of `parts`, once; what is returned makes passes from there, as often as it is called."""
         self.check(parts.shape[1:])
         with torch.inference_mode(), self._precision():
-            return self._cut_passes(parts, seeds, watch) if self.split else self.plain_passes(parts, seeds)
+            boundaries = self._boundaries(parts, watch) if self.split else []
+
+        def go(seeds: Sequence[int]) -> Tensor:
+            with torch.inference_mode(), self._precision():
+                return self._from_boundaries(boundaries, seeds) if boundaries else self.plain_passes(parts, seeds)
+
+        return go
 
     def plain_passes(self, parts: Tensor, seeds: Sequence[int]) -> Tensor:
         """The same by the plain loop: the whole network, once per pass."""
@@ -135,17 +149,28 @@ class Member:
                 "recomputed; use a network whose only randomness is torch's dropout modules"
             )
 
-    def _cut_passes(self, parts: Tensor, seeds: Sequence[int], watch: FeatureWatch | None = None) -> Tensor:
-        return torch.cat([self._cut_chunk(chunk, seeds, watch) for chunk in torch.split(parts, self.rows)], dim=1)
+    def _cut_passes(self, parts: Tensor, seeds: Sequence[int]) -> Tensor:
+        return self._from_boundaries(self._boundaries(parts, None), seeds)
 
-    def _cut_chunk(self, chunk: Tensor, seeds: Sequence[int], watch: FeatureWatch | None) -> Tensor:
+    def _boundaries(self, parts: Tensor, watch: FeatureWatch | None) -> list[_Boundary]:
+        """What the part before the cut makes of every chunk of `parts`, with the number of its parts."""
+        return [(self._before_cut(chunk, watch), len(chunk)) for chunk in torch.split(parts, self.rows)]
+
+    def _before_cut(self, chunk: Tensor, watch: FeatureWatch | None) -> tuple[Any, ...]:
         if self.split is None:
             raise ValueError("the network was not cut")
-        parts = len(chunk)
-        with watch.watching(parts) if watch else nullcontext():
-            boundary = alone(self.split.prefix(self._in_company(chunk)), parts)
+        with watch.watching(len(chunk)) if watch else nullcontext():
+            boundary = alone(self.split.prefix(self._in_company(chunk)), len(chunk))
             if watch:
-                self.split.suffix(*tiled(boundary, parts, 1))
+                self.split.suffix(*tiled(boundary, len(chunk), 1))
+        return boundary
+
+    def _from_boundaries(self, boundaries: Sequence[_Boundary], seeds: Sequence[int]) -> Tensor:
+        return torch.cat([self._after_cut(boundary, parts, seeds) for boundary, parts in boundaries], dim=1)
+
+    def _after_cut(self, boundary: tuple[Any, ...], parts: int, seeds: Sequence[int]) -> Tensor:
+        if self.split is None:
+            raise ValueError("the network was not cut")
         step = max(1, self.rows // parts) if self.tiles else 1
         logits = []
         for start in range(0, len(seeds), step):

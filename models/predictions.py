@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.looks import Judge, look
+from models.looks import judge_of, look
 from models.preparation import OnProgress, PreparedImage, silent
 from models.release import Release
 from models.sampling import Ensemble
+from models.summary import one_case
 from pipeline.domain.evidence import NoveltySummary, UncertaintySummary
-from pipeline.domain.uncertainty import PosteriorSamples, aggregate_parts
+from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.errors import DeferCase, HaltPipeline
+from pipeline.protocol import Sampling
 
 Row = dict[str, str | float | int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictedImage:
-    """One image with what the release says of it; `samples` (M, T, 1, C) have its parts pooled."""
+    """One image with what the release says of it; its parts pooled in `samples` (M, T, 1, C)."""
 
     image: PreparedImage
     samples: PosteriorSamples
     uncertainty: UncertaintySummary
     novelty: NoveltySummary
-
-
-def judge_of(release: Release) -> Judge:
-    """The judge that `release` deploys."""
-    return Judge(protocol=release.protocol, temperature=release.temperature, novelty=release.novelty)
 
 
 def predict(
@@ -49,10 +46,12 @@ def predict(
     Raises HaltPipeline when a network's output is not finite.
     """
     judge = judge_of(release)
+    if ensemble.sampling is not Sampling.ADAPTIVE:
+        judge = replace(judge, stopping=None)
     predicted = []
     for number, image in enumerate(images, start=1):
         try:
-            found = look(ensemble, image.parts, image.key)
+            found = look(ensemble, image.parts, image.key, judge)
             uncertainty, novelty = judge.summaries(found)
         except DeferCase as problem:
             raise HaltPipeline(
@@ -60,7 +59,10 @@ def predict(
             ) from problem
         predicted.append(
             PredictedImage(
-                image=image, samples=aggregate_parts(found.samples), uncertainty=uncertainty, novelty=novelty
+                image=image,
+                samples=one_case(found.samples, release.protocol, release.temperature),
+                uncertainty=uncertainty,
+                novelty=novelty,
             )
         )
         on_progress(stage, number, len(images))
@@ -106,6 +108,8 @@ def _row(one: PredictedImage) -> Row:
             "novelty_p": one.novelty.combined,
             "route_score": said.route_score,
             "passes": said.passes,
+            "budget": said.budget,
+            "stop": said.stop,
         }
     )
 

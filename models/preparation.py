@@ -44,6 +44,7 @@ class PreparedCase:
     target: int
     patient: str
     extras: Mapping[str, str] = field(default_factory=dict)  #: of its first image
+    series: tuple[int, ...] | None = None  #: parts of each series; None where single slices make up one
 
 
 def prepare_images(
@@ -129,7 +130,13 @@ def _case(images: Sequence[PreparedImage]) -> PreparedCase:
         target=targets.pop(),
         patient=ordered[0].row.patient,
         extras=ordered[0].row.extras,
+        series=_series([len(image.parts) for image in ordered]),
     )
+
+
+def _series(parts: Sequence[int]) -> tuple[int, ...] | None:
+    """Each image is a series, unless all are single slices."""
+    return tuple(parts) if max(parts) > 1 else None
 
 
 def _target(image: PreparedImage) -> int:

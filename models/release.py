@@ -26,8 +26,9 @@ from models.release_files import CERTIFICATES, FORMAT, NOVELTY, RELEASE, canonic
 from pipeline.domain.certificate import Certificate
 from pipeline.domain.evidence import Policy
 from pipeline.domain.novelty import NoveltyReference
+from pipeline.domain.stopping import StoppingRule
 from pipeline.errors import HaltPipeline
-from pipeline.protocol import TriageProtocol
+from pipeline.protocol import Sampling, TriageProtocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,7 @@ class ReleaseBody:
     temperature: float
     mutual_information_limit: float
     data: Mapping[str, str]
+    stopping: StoppingRule | None = None  #: where sampling is adaptive
 
     @property
     def novelty_bytes(self) -> bytes:
@@ -65,6 +67,7 @@ class ReleaseBody:
             "temperature": _digest(self.temperature),
             "novelty": sha256(self.novelty_bytes),
             "mutual_information_limit": _digest(self.mutual_information_limit),
+            "stopping": _digest(_stopping_content(self.stopping)),
             "tune": self.data.get("tune", ""),
             "certify": self.data.get("certify", ""),
         }
@@ -81,6 +84,7 @@ class Release:
     policy: Policy
     certificates: dict[str, Certificate]
     novelty: NoveltyReference
+    stopping: StoppingRule | None
     members: tuple[Path, ...]
     member_digests: tuple[str, ...]
     meta: dict[str, Any]
@@ -106,6 +110,7 @@ class Release:
             policy=_policy(body, certificates, digest),
             certificates=certificates,
             novelty=body.novelty,
+            stopping=body.stopping,
             members=paths,
             member_digests=tuple(sha256(data) for data in body.members),
             meta=meta,
@@ -184,6 +189,7 @@ def _meta(
         "classes": list(body.protocol.class_names),
         "temperature": body.temperature,
         "mutual_information_limit": body.mutual_information_limit,
+        "stopping": _stopping_content(body.stopping),
         "policy": _policy_content(_policy(body, certificates, "")),
         "data": dict(body.data),
         "dependencies": body.dependencies,
@@ -205,7 +211,12 @@ def _policy(body: ReleaseBody, certificates: Mapping[str, Certificate], digest: 
         mutual_information_limit=body.mutual_information_limit,
         novelty_level=limits.novelty_level,
         certificate_expires=min(routine.expires_on, priority.expires_on),
+        sampling=network.sampling.value,
     )
+
+
+def _stopping_content(rule: StoppingRule | None) -> dict[str, Any] | None:
+    return None if rule is None else rule.to_dict()
 
 
 def _policy_content(policy: Policy) -> dict[str, Any]:
@@ -226,6 +237,7 @@ def _read_body(folder: Path, meta: Mapping[str, Any], files: Mapping[str, bytes]
             temperature=float(meta["temperature"]),
             mutual_information_limit=float(meta["mutual_information_limit"]),
             data=dict(meta["data"]),
+            stopping=None if meta["stopping"] is None else StoppingRule.from_dict(meta["stopping"]),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise _mismatch(folder, f"{RELEASE} cannot be read ({type(error).__name__})") from error
@@ -247,6 +259,10 @@ def _refuse_disagreement(
         raise _mismatch(folder, f"it has {len(body.members)} members and its protocol asks for {wanted}")
     if len({sha256(data) for data in body.members}) != wanted:
         raise _mismatch(folder, "two members have the same weights")
+    if (body.stopping is not None) != (body.protocol.network.sampling is Sampling.ADAPTIVE):
+        raise _mismatch(folder, "its stopping rule is not what its protocol asks for")
+    if body.stopping is not None and body.stopping.budget != body.protocol.network.passes:
+        raise _mismatch(folder, "its stopping rule has another number of passes than its protocol")
     if meta.get("protocol_digest") != body.protocol.digest:
         raise _mismatch(folder, "its protocol does not have the digest it names")
     for side, certificate in certificates.items():

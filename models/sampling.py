@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.feature_watch import FeatureWatch
-from models.member import Member, SplitReport
+from models.member import Member, Passes, SplitReport
 from models.networks import build_network
 from models.seeded_dropout import pass_seed
 from pipeline.domain.case import Reason
+from pipeline.domain.stopping import FEWEST_ROUNDS
 from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.errors import DeferCase, HaltPipeline
+from pipeline.protocol import Sampling
 
 if TYPE_CHECKING:
     from models.release import Release
 
 Features = dict[str, NDArray[np.float64]]
+Settled = Callable[[PosteriorSamples], bool]
 
 
 class Ensemble:
@@ -37,11 +40,18 @@ class Ensemble:
     The networks are copied. Raises HaltPipeline when there is none, one has no active dropout, or two are the same.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], passes: int, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        passes: int,
+        device: str | torch.device | None = None,
+        sampling: Sampling = Sampling.FIXED,
+    ) -> None:
         if not networks or passes < 1:
             raise HaltPipeline("ensemble: it needs at least one network and one pass; set network.members and .passes")
         _refuse_duplicates(networks)
         self.passes = passes
+        self.sampling = sampling
         self.device = torch.device(device or "cpu")
         self._one_at_a_time = threading.Lock()  # masks and hooks live in the networks while they run
         self._members = tuple(Member(network, index, self.device) for index, network in enumerate(networks))
@@ -52,9 +62,8 @@ class Ensemble:
 
         Raises HaltPipeline when weights do not fit the protocol's network.
         """
-        ensemble = cls(
-            [_loaded(release, i) for i in range(len(release.members))], release.protocol.network.passes, device
-        )
+        asked = release.protocol.network
+        ensemble = cls([_loaded(release, i) for i in range(len(release.members))], asked.passes, device, asked.sampling)
         size = release.protocol.preprocessing.size[3 - release.protocol.network.dimensions :]
         for member in ensemble._members:
             member.check((1, *size))
@@ -78,10 +87,20 @@ class Ensemble:
         """
         return self._sample(parts, case_key, passes, None)
 
-    def examine(self, parts: Tensor, case_key: str) -> tuple[PosteriorSamples, Features]:
-        """`sample` and `features` of one case, sharing what is deterministic in both where the precision is the same."""
+    def examine(
+        self, parts: Tensor, case_key: str, settled: Settled | None = None
+    ) -> tuple[PosteriorSamples, Features]:
+        """`sample` and `features` of one case, sharing what is deterministic in both where the precision is the same.
+
+        Where sampling is adaptive, rounds of one pass per member are made until `settled` answers True to the samples
+        (M, r, P, C) of the rounds so far, or the passes are used up; where it is off, one look (M, 1, P, C) without
+        dropout.
+        """
+        if self.sampling is Sampling.OFF:
+            return PosteriorSamples(self.without_dropout(parts)[:, None]), self.features(parts)
         watch = FeatureWatch(self._members[0].network) if self.device.type == "cpu" else None
-        samples = self._sample(parts, case_key, None, watch)
+        ask = settled if self.sampling is Sampling.ADAPTIVE else None
+        samples = self._sample(parts, case_key, None, watch, ask)
         complete = watch is not None and watch.complete(len(parts))
         return samples, _finite(watch.features()) if watch and complete else self.features(parts)
 
@@ -102,16 +121,34 @@ class Ensemble:
             logits = torch.stack([member.deterministic(parts) for member in self._members])
         return _log_probabilities(logits)
 
-    def _sample(self, parts: Tensor, case_key: str, passes: int | None, watch: FeatureWatch | None) -> PosteriorSamples:
+    def _sample(
+        self,
+        parts: Tensor,
+        case_key: str,
+        passes: int | None,
+        watch: FeatureWatch | None,
+        settled: Settled | None = None,
+    ) -> PosteriorSamples:
         if parts.dim() < 4 or 0 in parts.shape or parts.shape[1] != 1:
             raise ValueError(f"parts have axes (P, 1, *size), got shape {tuple(parts.shape)}")
         numbers = range(self.passes if passes is None else passes)
         seeds = [[pass_seed(case_key, m, t) for t in numbers] for m in range(self.members)]
         with self._one_at_a_time:
-            logits = torch.stack(
-                [member.passes(parts, seeds[m], watch if m == 0 else None) for m, member in enumerate(self._members)]
-            )
-        return PosteriorSamples(_log_probabilities(logits))
+            begun = [member.begin(parts, watch if m == 0 else None) for m, member in enumerate(self._members)]
+            if settled is None:
+                made = torch.stack([go(seeds[m]) for m, go in enumerate(begun)])
+                return PosteriorSamples(_log_probabilities(made))
+            return _in_rounds(begun, seeds, settled)
+
+
+def _in_rounds(begun: Sequence[Passes], seeds: Sequence[Sequence[int]], settled: Settled) -> PosteriorSamples:
+    """One pass of every member at a time, until settled; the first rounds, which are made anyway, together."""
+    made = _log_probabilities(torch.stack([go(seeds[m][:FEWEST_ROUNDS]) for m, go in enumerate(begun)]))
+    while made.shape[1] < len(seeds[0]) and not settled(PosteriorSamples(made)):
+        now = made.shape[1]
+        following = torch.stack([go(seeds[m][now : now + 1]) for m, go in enumerate(begun)])
+        made = np.concatenate([made, _log_probabilities(following)], axis=1)
+    return PosteriorSamples(made)
 
 
 def _log_probabilities(logits: Tensor) -> NDArray[np.float64]:

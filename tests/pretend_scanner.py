@@ -131,6 +131,7 @@ class PretendedRelease:
             mutual_information_limit=0.5,
             novelty_level=0.02,
             certificate_expires=date(2027, 1, 1),
+            sampling="fixed",
         )
 
     def analyse(self, case_key: str, volumes: Sequence[Volume]) -> Analysis:
@@ -146,6 +147,8 @@ class PretendedRelease:
             mutual_information=0.05,
             members=2,
             passes=3,
+            budget=3,
+            stop="budget",
             samples_digest=hashlib.sha256(case_key.encode()).hexdigest(),
         )
         novelty = NoveltySummary(p_values=(("histogram", 0.5),), combined=0.5)

@@ -138,6 +138,8 @@ def analysis() -> Analysis:
             mutual_information=PLANTED[4] + PLANTED[5],
             members=5,
             passes=20,
+            budget=20,
+            stop="budget",
             samples_digest="ab" * 32,
             member_scores=(PLANTED[6], 0.2, 0.3, 0.4, 0.5),
         ),
@@ -158,6 +160,7 @@ def policy(protocol_digest: str) -> Policy:
         mutual_information_limit=0.05,
         novelty_level=0.02,
         certificate_expires=date(2027, 1, 1),
+        sampling="fixed",
     )
 
 

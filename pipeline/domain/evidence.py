@@ -24,7 +24,8 @@ class UncertaintySummary:
 
     `route_score` is the calibrated probability of any finding: the number the certified thresholds are compared with.
     `mutual_information` is the finite-sample corrected I(y; weights), dropout part plus member part.
-    `members` and `passes` count what was really sampled; `samples_digest` is the SHA-256 of the raw log probabilities.
+    `members` and `passes` count what was really sampled, `budget` how many passes of each member were allowed and `stop`
+    (a `Stop`) why no more were made; without these two the guards let nothing through. `samples_digest` is the SHA-256 of the raw log probabilities.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +40,8 @@ class UncertaintySummary:
     passes: int
     samples_digest: str
     member_scores: tuple[float, ...] = ()  #: calibrated probability of any finding, per member
+    budget: int = 0
+    stop: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Policy:
     """The routing half of a release: thresholds with their certificate, and the limits the guards hold.
 
     `routine_below` (route_score <= it may be ROUTINE) and `priority_above` (route_score >= it may be PRIORITY) are None
-    where nothing was certified.
+    where nothing was certified. `sampling` is off, fixed or adaptive; without it the guards let nothing through.
     """
 
     release_digest: str
@@ -96,6 +99,7 @@ class Policy:
     mutual_information_limit: float
     novelty_level: float
     certificate_expires: date
+    sampling: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from pipeline.domain.case import Route
 from pipeline.domain.evidence import Analysis, Evidence, NoveltySummary, Policy, ScopeVerdict, UncertaintySummary
+from pipeline.domain.stopping import FEWEST_ROUNDS, Stop
 from pipeline.domain.study import Completeness, SealEvidence
 
 Guard = Callable[[Evidence, Policy | None, date], bool]
@@ -172,9 +173,21 @@ def _passes_complete(evidence: Evidence, policy: Policy | None, _today: date) ->
         found is not None
         and policy is not None
         and _is_count(found.passes)
+        and _is_count(found.budget)
         and _is_count(policy.passes)
-        and found.passes == policy.passes
+        and _as_sampled(found, policy)
     )
+
+
+def _as_sampled(found: UncertaintySummary, policy: Policy) -> bool:
+    """Whether the passes made and the reason to stop are what the release's way of sampling allows."""
+    if policy.sampling == "off":
+        return found.stop == Stop.OFF and found.passes == found.budget == 1
+    whole = found.stop == Stop.BUDGET and found.passes == found.budget == policy.passes
+    if policy.sampling == "fixed":
+        return whole
+    settled = found.stop == Stop.SETTLED and FEWEST_ROUNDS <= found.passes < found.budget == policy.passes
+    return policy.sampling == "adaptive" and (whole or settled)
 
 
 def _are_probabilities(values: object, classes: object) -> bool:

@@ -9,7 +9,9 @@ may be compared between cases with different numbers of passes, the plug-in ones
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from pipeline.domain.case import Reason
 from pipeline.errors import DeferCase
 
 Floats = NDArray[np.float64]
+How = Literal["mean", "highest"]
 
 NORMALISATION_TOLERANCE = 1e-6  # of a row's probabilities
 
@@ -96,6 +99,7 @@ class Decomposition:
     mi_member: Floats  #: (N,) I(y; member), plug-in
     mi_dropout_corrected: Floats  #: (N,)
     mi_member_corrected: Floats  #: (N,)
+    mi_member_unbiased: Floats  #: (N,) corrected, members meant as draws from a posterior; NaN with one; never routes
     mutual_information: Floats  #: (N,) corrected I(y; w): the number the limit is held against
     variation_ratio: Floats  #: (N,) share of passes that do not vote for the most voted class; for display
     epkl: Floats  #: (N,) mean Kullback-Leibler divergence over all ordered pairs of passes, a pass with itself included
@@ -112,14 +116,40 @@ class Decomposition:
         return np.exp(self.log_mean)
 
 
-def aggregate_parts(samples: PosteriorSamples) -> PosteriorSamples:
-    """One case (M, T, 1, C) from its parts (M, T, P, C): the mean probability within each member and pass.
+def aggregate_parts(
+    samples: PosteriorSamples,
+    series: Sequence[int] | None = None,
+    *,
+    how_slices: How = "mean",
+    how_series: How = "mean",
+    finding_indices: Sequence[int] = (),
+) -> PosteriorSamples:
+    """One case (M, T, 1, C) from its parts (M, T, P, C), within each member and pass: slices to series, series to study.
 
-    Raises DeferCase(UNCERTAINTY_INVALID) when a part is not finite.
+    `series` lists how many parts each series has, in their order; without it all are one series. "highest" takes the part
+    with the highest probability of any finding. Raises DeferCase(UNCERTAINTY_INVALID) when a part is not finite, for a
+    failed part makes the case incomplete and never a smaller mean; ValueError when `series` does not name every part.
     """
+    counts = [samples.cases] if series is None else list(series)
+    if min(counts, default=0) < 1 or sum(counts) != samples.cases:
+        raise ValueError(f"{samples.cases} parts do not make up series of {counts} parts")
     _refuse_non_finite(samples, "part")
     values = _normalised(samples.log_probabilities)
-    return PosteriorSamples(logsumexp(values, axis=2, keepdims=True) - np.log(samples.cases))
+    pieces = np.split(values, np.cumsum(counts)[:-1], axis=2)
+    each = [_one_of(piece, how_slices, finding_indices) for piece in pieces]
+    whole = each[0] if len(each) == 1 else _one_of(np.concatenate(each, axis=2), how_series, finding_indices)
+    return PosteriorSamples(whole)
+
+
+def _one_of(log_p: Floats, how: How, finding_indices: Sequence[int]) -> Floats:
+    """(M, T, P, C) to (M, T, 1, C)."""
+    if how == "mean":
+        return np.asarray(logsumexp(log_p, axis=2, keepdims=True) - np.log(log_p.shape[2]))
+    if how != "highest" or not finding_indices:
+        raise ValueError(f"parts are joined by mean, or by highest with the places of the findings; got {how!r}")
+    suspicion = logsumexp(log_p[..., list(finding_indices)], axis=-1)
+    chosen = suspicion.argmax(axis=2)[:, :, None, None]
+    return np.asarray(np.take_along_axis(log_p, chosen, axis=2))
 
 
 def decompose(samples: PosteriorSamples) -> Decomposition:
@@ -136,6 +166,8 @@ def decompose(samples: PosteriorSamples) -> Decomposition:
     member = _information(log_member, log_mean[None]).mean(axis=0)
     dropout_corrected = dropout * passes / (passes - 1) if passes > 1 else np.zeros_like(dropout)
     spill = dropout_corrected / (members * passes)  # of dropout noise, per member and pass
+    member_corrected = member - (members - 1) * spill
+    unbiased = members / (members - 1) if members > 1 else np.nan
     return Decomposition(
         log_mean=log_mean,
         log_member_mean=log_member,
@@ -144,7 +176,8 @@ def decompose(samples: PosteriorSamples) -> Decomposition:
         mi_dropout=dropout,
         mi_member=member,
         mi_dropout_corrected=dropout_corrected,
-        mi_member_corrected=member - (members - 1) * spill,
+        mi_member_corrected=member_corrected,
+        mi_member_unbiased=member_corrected * unbiased,
         mutual_information=dropout + member + spill,
         variation_ratio=_variation_ratio(log_p),
         epkl=dropout + member + _reverse_information(log_p, log_mean),

@@ -87,12 +87,21 @@ def answer_view(view: CaseView, certificates: Sequence[str]) -> AnswerView | Non
         novelty=_number(novelty.get("combined")),
         novelty_level=_number(policy.get("novelty_level")),
         fired=tuple(str(name) for name in novelty.get("fired") or ()),
-        passes=f"{numbers['members']} members, {numbers['passes']} passes each" if numbers else "",
+        passes=_looks(numbers),
         certificates=tuple(certificates) or certified_limits(answer, view.protocol),
         release=answer.release_digest or "",
         audit=answer.audit,
         failed_guards=tuple(str(name) for name, holds in _pairs(answer.guards) if not holds),
     )
+
+
+def _looks(numbers: Mapping[str, Any]) -> str:
+    """How often the networks looked, and why not more often."""
+    if not numbers:
+        return ""
+    made = f"{numbers['members']} members, {numbers['passes']} passes each"
+    settled = numbers.get("stop") == "settled"
+    return f"{made} of {numbers['budget']}, then the route was settled" if settled else made
 
 
 def _number(value: object) -> float | None:

@@ -4,18 +4,22 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
 from pipeline.domain.calibration import (
+    apply_shared,
     apply_temperature,
     brier,
     count_floored,
     finding_probability,
+    fit_shared_temperature,
     fit_temperature,
     nll,
     top_label,
+    undo_prior,
 )
+from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.errors import HaltPipeline
 
 
@@ -138,3 +142,41 @@ def test_values_and_labels_that_do_not_belong_together_are_refused(values: objec
     for measure in (nll, brier, fit_temperature, top_label):
         with pytest.raises(ValueError, match=r"."):
             measure(values, labels)
+
+
+def test_a_shared_temperature_is_the_one_that_minimises_the_nll_of_the_pool() -> None:
+    generator = np.random.default_rng(3)
+    logits = generator.normal(0, 2, (3, 4, 100, 3)) * 0.7 + generator.normal(0, 2, (1, 1, 100, 3))
+    labels = np.array([generator.choice(3, p=row) for row in softmax(1.5 * logits.mean(axis=(0, 1)), axis=1)])
+    log_p = log_softmax(logits, axis=-1)
+    found = fit_shared_temperature(log_p, labels)
+
+    def pool_nll(t: float) -> float:
+        pooled = softmax(logits / t, axis=-1).mean(axis=(0, 1))
+        return log_loss(labels, pooled, labels=[0, 1, 2])
+
+    best = min(np.geomspace(0.2, 5, 800), key=pool_nll)
+    assert found == pytest.approx(best, rel=5e-3)
+    pooled = apply_shared(PosteriorSamples(log_p), found)
+    assert np.exp(pooled.log_probabilities).mean(axis=(0, 1)) == pytest.approx(
+        softmax(logits / found, axis=-1).mean(axis=(0, 1))
+    )
+
+
+def test_a_shared_temperature_of_cases_all_called_wrongly_is_refused() -> None:
+    log_p = np.log(np.array([[[[0.999, 0.001]] * 40]]))
+    with pytest.raises(HaltPipeline, match="choose pooled calibration"):
+        fit_shared_temperature(log_p, [1] * 40)
+
+
+def test_the_class_prior_is_undone_by_bayes_rule() -> None:
+    """Learnt half and half, the finding being one in ten: 0.5 becomes 0.1, and 0.9 becomes 0.5."""
+    log_p = np.log(np.array([[0.5, 0.5], [0.1, 0.9]]))
+    found = np.exp(undo_prior(log_p, [0.5, 0.5], [0.9, 0.1]))
+    assert found[:, 1] == pytest.approx([0.1, 0.5])
+
+
+@pytest.mark.parametrize(("sampled", "natural"), [([0.5, 0.5], [1.0, 0.0]), ([0.5, 0.6], [0.5, 0.5]), ([1.0], [1.0])])
+def test_class_shares_that_are_none_are_refused(sampled: list[float], natural: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"class(es)?"):
+        undo_prior(np.log([[0.5, 0.5]]), sampled, natural)

@@ -28,6 +28,7 @@ POLICY = Policy(
     mutual_information_limit=0.05,
     novelty_level=0.02,
     certificate_expires=date(2026, 12, 31),
+    sampling="fixed",
 )
 
 
@@ -43,6 +44,8 @@ def uncertainty(**changes: Any) -> UncertaintySummary:
         "mutual_information": 0.021,
         "members": 3,
         "passes": 10,
+        "budget": 10,
+        "stop": "budget",
         "samples_digest": "d" * 64,
         "member_scores": (0.1, 0.1, 0.1),
     }
@@ -178,6 +181,17 @@ FAULTS = [
     fault("a missing pass", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=9)),
     fault("a pass too many", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=11)),
     fault("passes not counted", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=None), held(passes=None)),
+    fault("a budget that is not the policy's", "passes_complete", "UNCERTAINTY_INVALID", sampled(budget=11)),
+    fault("no budget", "passes_complete", "UNCERTAINTY_INVALID", sampled(budget=0)),
+    fault("no reason to stop", "passes_complete", "UNCERTAINTY_INVALID", sampled(stop="")),
+    fault("settled where every pass was asked for", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=4, stop="settled")),
+    fault("an unknown way of sampling", "passes_complete", "UNCERTAINTY_INVALID", evidence(), held(sampling="")),
+    fault("settled after one round", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=1, stop="settled"), held(sampling="adaptive")),
+    fault("settled with every pass made", "passes_complete", "UNCERTAINTY_INVALID", sampled(stop="settled"), held(sampling="adaptive")),
+    fault("stopped early at the budget", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=9), held(sampling="adaptive")),
+    fault("adaptive with another budget", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=4, stop="settled", budget=20), held(sampling="adaptive")),
+    fault("dropout where none was asked for", "passes_complete", "UNCERTAINTY_INVALID", evidence(), held(sampling="off")),
+    fault("one look where dropout was asked for", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=1, budget=1, stop="off")),
     fault("an undefined probability", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(NAN, 0.1))),
     fault("probabilities off one", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(0.9, 0.2))),
     fault("a class short", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(1.0,))),
@@ -220,8 +234,8 @@ FAULTS = [
     fault("a negative depth", "all_decoded", "NOT_ANALYSED", evidence(analysis=analysis(depths=(25, -5)))),
     fault("one slice each in place of one volume short", "all_decoded", "INCOMPLETE", evidence(analysis=analysis(depths=(1,) * 21))),
     fault("a policy of True members", "members_complete", "UNCERTAINTY_INVALID", sampled(members=1, member_scores=()), held(members=True)),
-    fault("a policy of True passes", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=1), held(passes=True)),
-    fault("no passes at all", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=0), held(passes=0)),
+    fault("a policy of True passes", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=1, budget=1), held(passes=True)),
+    fault("no passes at all", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=0, budget=0), held(passes=0)),
     fault("uncertainty of another kind", "members_complete passes_complete finite certain score_certified", "UNCERTAINTY_INVALID UNCERTAIN", evidence(analysis=analysis(uncertainty=like(uncertainty())))),
     fault("novelty of another kind", "in_distribution", "NOVEL", evidence(analysis=analysis(novelty=like(novelty())))),
     fault("p-values as a list", "in_distribution", "NOVEL", looked(p_values=[("features", 0.5)])),
@@ -235,7 +249,7 @@ FAULTS = [
     fault("a probability below zero", "finite", "UNCERTAINTY_INVALID", sampled(probabilities=(1.1, -0.1))),
     fault("a digest of the samples that is no text", "finite", "UNCERTAINTY_INVALID", sampled(samples_digest=7)),
     fault("an analysis of another kind", "all_decoded members_complete passes_complete finite in_distribution certain score_certified", "NOT_ANALYSED UNCERTAINTY_INVALID NOVEL UNCERTAIN", evidence(analysis=like(analysis()))),
-    fault("passes as True", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=True), held(passes=1)),
+    fault("passes as True", "passes_complete", "UNCERTAINTY_INVALID", sampled(passes=True, budget=1), held(passes=1)),
     fault("an infinite limit of information", "certain", "UNCERTAIN", evidence(), held(mutual_information_limit=INF)),
 ]
 # fmt: on

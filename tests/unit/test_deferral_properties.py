@@ -29,6 +29,7 @@ POLICY = Policy(
     mutual_information_limit=0.05,
     novelty_level=0.02,
     certificate_expires=date(2026, 12, 31),
+    sampling="fixed",
 )
 SOUND = Evidence(
     scope=ScopeVerdict(in_scope=True),
@@ -49,6 +50,8 @@ SOUND = Evidence(
             mutual_information=0.021,
             members=2,
             passes=5,
+            budget=5,
+            stop="budget",
             samples_digest="samples",
             member_scores=(0.1, 0.1),
         ),
@@ -95,8 +98,8 @@ def may_speak(e: Evidence, p: Policy | None, today: Any) -> bool:
             and whole(e.manifest_slices) and whole(e.decoded_slices) and type(a.depths) is tuple
             and all(whole(d) for d in a.depths) and sum(a.depths) == e.decoded_slices == e.manifest_slices
             and whole(u.members) and u.members == p.members and len(u.member_scores) in {0, p.members}
-            and whole(u.passes) and u.passes == p.passes
-            and type(u.probabilities) is tuple and len(u.probabilities) == len(u.classes) > 1
+            and whole(u.passes) and u.passes == p.passes == u.budget and u.stop == "budget" and p.sampling == "fixed"
+            and type(u.probabilities) is type(u.classes) is tuple and len(u.probabilities) == len(u.classes) > 1
             and all(unit(x) for x in (*u.probabilities, *u.member_scores, u.route_score))
             and abs(sum(u.probabilities) - 1) < 1.1e-6
             and all(number(x) for x in (u.mi_dropout, u.mi_member, u.mutual_information))

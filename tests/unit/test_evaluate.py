@@ -48,6 +48,8 @@ COLUMNS = [
     "novelty_p",
     "route_score",
     "passes",
+    "budget",
+    "stop",
 ]
 
 

@@ -14,12 +14,14 @@ from models import fitting
 from models.dataset import LabelledImage
 from models.fitting import fit_release
 from models.networks import build_network
-from models.predictor import ReleasePredictor, summarise
+from models.predictor import ReleasePredictor
 from models.preparation import PreparedImage, data_digest, group_cases, one_case_each, training_tensors
 from models.release import Release
 from models.sampling import Ensemble
+from models.summary import summarise
 from models.train import TrainedMember, train_member
 from pipeline.domain.certificate import gated_scores
+from pipeline.domain.stopping import Stop
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import TriageProtocol, load_protocol
 
@@ -115,7 +117,7 @@ def test_what_is_certified_is_what_triage_deploys(release: Release) -> None:
     scores, information, novelty, positive = [], [], [], []
     for case in cases:
         samples, _ = predictor._ensemble.examine(case.parts, case.key)
-        said = summarise(samples, release.temperature, protocol())
+        said = summarise(samples, release.temperature, protocol(), stop=Stop.BUDGET)
         features = fitting.look(predictor._ensemble, case.parts, case.key).features
         scores.append(said.route_score)
         information.append(said.mutual_information)

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from models.networks import build_network
-from models.predictor import ReleasePredictor, case_features, summarise
+from models.novelty_features import case_features
+from models.predictor import ReleasePredictor
 from models.sampling import Ensemble
+from models.summary import summarise
 from models.transforms import prepare
 from pipeline.domain.evidence import Policy
 from pipeline.domain.novelty import NoveltyReference
+from pipeline.domain.stopping import Stop
 from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase
@@ -64,8 +67,11 @@ def predictor_of(dimensions: int = 2) -> ReleasePredictor:
         mutual_information_limit=1.0,
         novelty_level=0.05,
         certificate_expires=date(2027, 1, 1),
+        sampling="fixed",
     )
-    release: Any = SimpleNamespace(digest="d" * 64, protocol=protocol, temperature=0.5, policy=policy, novelty=novelty)
+    release: Any = SimpleNamespace(
+        digest="d" * 64, protocol=protocol, temperature=0.5, policy=policy, novelty=novelty, stopping=None
+    )
     return ReleasePredictor(release, ensemble)
 
 
@@ -76,7 +82,7 @@ def samples_by_hand() -> PosteriorSamples:
 
 
 def test_the_summary_pools_first_and_then_applies_one_temperature() -> None:
-    found = summarise(samples_by_hand(), 0.5, protocol_of())
+    found = summarise(samples_by_hand(), 0.5, protocol_of(), stop=Stop.BUDGET)
     pooled = np.array([0.35, 0.55, 0.10])  # means over members and passes
     squared = pooled**2  # a temperature of one half squares and renormalises
     np.testing.assert_allclose(found.probabilities, squared / squared.sum(), rtol=1e-12)
@@ -88,7 +94,7 @@ def test_the_summary_pools_first_and_then_applies_one_temperature() -> None:
 
 
 def test_the_entropies_are_those_of_the_samples_and_add_up() -> None:
-    found = summarise(samples_by_hand(), 0.5, protocol_of())
+    found = summarise(samples_by_hand(), 0.5, protocol_of(), stop=Stop.BUDGET)
     pooled = np.array([0.35, 0.55, 0.10])
     assert found.predictive_entropy == pytest.approx(-(pooled * np.log(pooled)).sum())
     assert found.predictive_entropy == pytest.approx(
@@ -98,7 +104,7 @@ def test_the_entropies_are_those_of_the_samples_and_add_up() -> None:
 
 def test_parts_are_averaged_within_each_pass_before_anything_else() -> None:
     p = np.array([[[[0.9, 0.05, 0.05], [0.1, 0.85, 0.05]]]])
-    found = summarise(PosteriorSamples(np.log(p)), 1.0, protocol_of())
+    found = summarise(PosteriorSamples(np.log(p)), 1.0, protocol_of(), stop=Stop.BUDGET)
     np.testing.assert_allclose(found.probabilities, [0.5, 0.45, 0.05], rtol=1e-12)
     # Averaging parts is not disagreement: one pass of one member knows no mutual information.
     assert (found.mi_dropout, found.mi_member) == (0.0, 0.0)
@@ -108,7 +114,7 @@ def test_samples_that_are_not_finite_are_deferred() -> None:
     broken = np.log(np.full((1, 1, 2, 3), 1 / 3))
     broken[0, 0, 1, 0] = np.nan
     with pytest.raises(DeferCase):
-        summarise(PosteriorSamples(broken), 1.0, protocol_of())
+        summarise(PosteriorSamples(broken), 1.0, protocol_of(), stop=Stop.BUDGET)
 
 
 def test_a_case_of_slices_is_analysed_as_one() -> None:

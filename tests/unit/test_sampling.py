@@ -17,8 +17,9 @@ from models.networks import build_network
 from models.sampling import Ensemble
 from models.seeded_dropout import SeededDropout, make_seeded, pass_seed, passes_seeded
 from models.splitting import Split
+from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.errors import DeferCase, HaltPipeline
-from pipeline.protocol import TriageProtocol, load_protocol
+from pipeline.protocol import Sampling, TriageProtocol, load_protocol
 
 BLOCKS = ["r1_k3_s11_e1_i32_o16_se0.25", "r2_k3_s22_e6_i16_o24_se0.25", "r1_k3_s22_e6_i24_o40_se0.25"]
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -391,3 +392,50 @@ def test_cuda_gives_the_cpus_samples_within_the_precision_of_autocast() -> None:
     there = Ensemble(networks, PASSES, "cuda").sample(parts, "a").log_probabilities
     here = Ensemble(networks, PASSES, "cpu").sample(parts, "a").log_probabilities
     np.testing.assert_allclose(np.exp(there), np.exp(here), atol=0.05)
+
+
+@pytest.mark.parametrize("placement", ["head", "last_stage", "every_block"])
+def test_adaptive_passes_are_the_first_passes_of_the_whole_budget(placement: str) -> None:
+    networks = networks_of("resnet_basic", placement)
+    whole = Ensemble(networks, 6).sample(images(2), "case")
+    stopped, _ = Ensemble(networks, 6, sampling=Sampling.ADAPTIVE).examine(
+        images(2), "case", lambda seen: seen.passes >= 4
+    )
+    assert stopped.passes == 4
+    np.testing.assert_allclose(stopped.log_probabilities, whole.log_probabilities[:, :4], atol=1e-5)
+
+
+def test_adaptive_sampling_asks_after_two_rounds_and_then_after_every_one() -> None:
+    asked: list[int] = []
+
+    def never(seen: PosteriorSamples) -> bool:
+        asked.append(seen.passes)
+        return False
+
+    ensemble = Ensemble(networks_of("resnet_basic", "last_stage"), 6, sampling=Sampling.ADAPTIVE)
+    found, _ = ensemble.examine(images(1), "case", never)
+    assert (asked, found.passes) == ([2, 3, 4, 5], 6)
+
+
+def test_the_deterministic_part_runs_once_however_many_rounds_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = Ensemble(networks_of("resnet_basic", "last_stage"), 6, sampling=Sampling.ADAPTIVE)
+    ensemble.sample(images(1), "warm")
+    runs: list[int] = []
+    member = ensemble._members[0]
+    assert member.split is not None
+    before = member.split.prefix.forward
+    monkeypatch.setattr(member.split.prefix, "forward", lambda *x: runs.append(1) or before(*x))
+    ensemble.examine(images(1), "case", lambda seen: False)
+    assert len(runs) == 1
+
+
+def test_sampling_that_is_off_is_one_look_without_dropout() -> None:
+    networks = networks_of("resnet_basic", "last_stage")
+    found, _ = Ensemble(networks, 6, sampling=Sampling.OFF).examine(images(2), "case")
+    assert found.passes == 1
+    np.testing.assert_array_equal(found.log_probabilities[:, 0], Ensemble(networks, 6).without_dropout(images(2)))
+
+
+def test_a_fixed_budget_is_made_whatever_a_rule_would_say() -> None:
+    found, _ = Ensemble(networks_of("resnet_basic", "last_stage"), 6).examine(images(1), "case", lambda seen: True)
+    assert found.passes == 6

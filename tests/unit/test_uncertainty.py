@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,3 +193,53 @@ def test_the_order_of_members_passes_and_cases_does_not_matter() -> None:
     first, second = decompose(given), decompose(shuffled)
     np.testing.assert_allclose(second.mutual_information[::-1], first.mutual_information, rtol=1e-10)
     np.testing.assert_allclose(second.mean[::-1], first.mean, rtol=1e-12)
+
+
+def two_series() -> PosteriorSamples:
+    """One member, one pass, three parts of two classes: finding probabilities 0.1, 0.5 and 0.9."""
+    finding = np.array([0.1, 0.5, 0.9])
+    return PosteriorSamples(np.log(np.stack([1 - finding, finding], axis=-1))[None, None])
+
+
+@pytest.mark.parametrize(
+    ("series", "slices", "study", "expected"),
+    [
+        (None, "mean", "mean", 0.5),
+        ([2, 1], "mean", "mean", (0.3 + 0.9) / 2),
+        ([1, 2], "mean", "mean", (0.1 + 0.7) / 2),
+        ([2, 1], "highest", "mean", (0.5 + 0.9) / 2),
+        ([2, 1], "mean", "highest", 0.9),
+        ([1, 2], "mean", "highest", 0.7),
+        (None, "highest", "mean", 0.9),
+    ],
+)
+def test_slices_become_series_and_series_the_study_as_declared(
+    series: list[int] | None, slices: Any, study: Any, expected: float
+) -> None:
+    found = aggregate_parts(two_series(), series, how_slices=slices, how_series=study, finding_indices=(1,))
+    assert np.exp(found.log_probabilities[0, 0, 0, 1]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("series", [[2], [2, 2], [3, 0], [], [4, -1]])
+def test_series_that_do_not_name_every_part_are_refused(series: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not make up series"):
+        aggregate_parts(two_series(), series)
+
+
+def test_the_highest_part_needs_to_know_the_finding() -> None:
+    with pytest.raises(ValueError, match="places of the findings"):
+        aggregate_parts(two_series(), how_slices="highest")
+
+
+def test_a_failed_part_makes_the_case_incomplete_under_every_aggregation() -> None:
+    broken = np.array(two_series().log_probabilities)
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(DeferCase):
+        aggregate_parts(PosteriorSamples(broken), [2, 1], how_slices="highest", finding_indices=(1,))
+
+
+def test_the_member_part_of_a_posterior_is_rescaled_and_undefined_for_one_member() -> None:
+    p = np.array([[[[0.2, 0.8]], [[0.3, 0.7]]], [[[0.6, 0.4]], [[0.5, 0.5]]]])
+    found = decompose(PosteriorSamples(np.log(p)))
+    assert found.mi_member_unbiased == pytest.approx(2 * found.mi_member_corrected)
+    assert np.isnan(decompose(PosteriorSamples(np.log(p[:1]))).mi_member_unbiased).all()
