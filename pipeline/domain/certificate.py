@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.domain.certification_cases import (
+    Floats,
     Side,
+    Truths,
     check_limits,
     check_patients,
     gated_scores,
@@ -35,10 +37,13 @@ from pipeline.domain.ladder import (
     predicted_start,
     smallest_certifiable,
 )
+from pipeline.domain.order_statistic import most_misses, order_statistic_rung
 from pipeline.domain.wording import certificate_sentence
 from pipeline.errors import HaltPipeline
 
 __all__ = ["Certificate", "Side", "certify", "clopper_pearson_upper", "gated_scores", "one_case_per_patient"]
+
+Method = Literal["ladder", "order_statistic"]
 
 _P_TOLERANCE = 1e-9  # between p-values computed by different library versions
 
@@ -65,6 +70,18 @@ class Certificate:
     dependencies: Mapping[str, str] = field(default_factory=dict)  #: digests of what the certificate was made for
     made_on: date
     expires_on: date  #: last day of validity
+    method: Method = "ladder"
+
+    def certifies(self, threshold: float | None) -> bool:
+        """Whether another threshold of this side is proven by the same counts: one on the safe side of the certified one.
+
+        The rate of cases at risk beyond a threshold only falls towards that side. None, which routes nothing, always is.
+        """
+        if threshold is None:
+            return True
+        if not self.certified or self.threshold is None or not np.isfinite(threshold):
+            return False
+        return threshold <= self.threshold if self.side == "routine" else threshold >= self.threshold
 
     def sentence(self) -> str:
         """The certificate in one plain sentence."""
@@ -93,6 +110,7 @@ class Certificate:
         try:
             values = dict(content)
             values["rungs"] = tuple(Rung(**rung) for rung in values["rungs"])
+            values["method"] = str(values["method"])
             values["dependencies"] = dict(values["dependencies"])
             values["made_on"] = date.fromisoformat(values["made_on"])
             values["expires_on"] = date.fromisoformat(values["expires_on"])
@@ -119,9 +137,11 @@ def certify(
     made_on: date,
     expires_on: date,
     dependencies: Mapping[str, str],
+    method: Method = "ladder",
 ) -> Certificate:
     """Certify one side of the policy on patients that nothing before was fitted on, one case each.
 
+    The ladder's rungs are quantiles of the tune scores; the order statistic asks the certify scores alone.
     Scores are calibrated probabilities of any finding (N,), gated cases +inf (routine) or -inf (priority); `positive`
     tells which cases show the finding, on both sides. Raises HaltPipeline when a patient is repeated in certify or stands
     in both splits, a limit is not in (0, 1), lengths differ or a score is undefined.
@@ -131,32 +151,49 @@ def certify(
     tune_rising, tune_at_risk = rising_scores("tune", tune_scores, tune_positive, len(tune_patients), side)
     rising, at_risk = rising_scores("certify", scores, positive, len(patients), side)
     n = int(at_risk.sum())
-    thresholds = ladder_from(tune_rising)
-    counts = misses_at(thresholds, rising, at_risk)
-    p_values = exact_p_values(counts, [n] * len(counts), alpha)
-    start = predicted_start(misses_at(thresholds, tune_rising, tune_at_risk), int(tune_at_risk.sum()), n, alpha)
-    last = climb(p_values, start, delta)
+    if method == "order_statistic":
+        found = order_statistic_rung(rising, at_risk, alpha, delta)
+        climbed, start = ([] if found is None else [found]), 0
+    else:
+        climbed, start = _ladder((tune_rising, tune_at_risk), (rising, at_risk), alpha)
+    last = climb([rung.p for rung in climbed], start, delta)
     sign = 1.0 if side == "routine" else -1.0
-    rungs = tuple(
-        Rung(threshold=float(sign * t), k=k, n=n, p=p) for t, k, p in zip(thresholds, counts, p_values, strict=True)
-    )
+    rungs = tuple(replace(rung, threshold=sign * rung.threshold) for rung in climbed)
     shown = start if last is None else last
     return Certificate(
         side=side,
         alpha=alpha,
         delta=delta,
         positives=n,
-        misses=counts[shown] if counts else 0,
+        misses=rungs[shown].k if rungs else 0,
         certified=last is not None,
         threshold=None if last is None else rungs[last].threshold,
         rungs=rungs,
         start=start,
-        smallest_alpha=smallest_certifiable(counts[start], n, delta) if counts else None,
+        smallest_alpha=_smallest_alpha(rungs, start, n, delta, method),
         patients=len(patients),
         dependencies=dict(dependencies),
         made_on=made_on,
         expires_on=expires_on,
+        method=method,
     )
+
+
+def _smallest_alpha(rungs: Sequence[Rung], start: int, n: int, delta: float, method: Method) -> float | None:
+    if rungs:
+        return smallest_certifiable(rungs[start].k, n, delta)
+    return smallest_certifiable(0, n, delta) if method == "order_statistic" else None
+
+
+def _ladder(tune: tuple[Floats, Truths], certify_on: tuple[Floats, Truths], alpha: float) -> tuple[list[Rung], int]:
+    """The rungs in the order of testing, with the certify counts, and the rung to start from."""
+    thresholds, n = ladder_from(tune[0]), int(certify_on[1].sum())
+    counts = misses_at(thresholds, *certify_on)
+    p_values = exact_p_values(counts, [n] * len(counts), alpha)
+    start = predicted_start(misses_at(thresholds, *tune), int(tune[1].sum()), n, alpha)
+    return [
+        Rung(threshold=float(t), k=k, n=n, p=p) for t, k, p in zip(thresholds, counts, p_values, strict=True)
+    ], start
 
 
 def _contradiction(found: Certificate) -> str | None:
@@ -164,7 +201,7 @@ def _contradiction(found: Certificate) -> str | None:
     if found.side not in ("routine", "priority"):
         return "its side is unknown"
     check_limits(found.alpha, found.delta, found.made_on, found.expires_on)
-    problem = _impossible_rungs(found)
+    problem = _impossible_rungs(found) or _wrong_method(found)
     if problem is not None:
         return problem
     last = climb(_recomputed(found), found.start, found.delta)
@@ -184,6 +221,16 @@ def _impossible_rungs(found: Certificate) -> str | None:
     if any(not abs(p - r.p) <= _P_TOLERANCE for p, r in zip(_recomputed(found), found.rungs, strict=True)):
         return "a p-value does not follow from its counts"
     return None
+
+
+def _wrong_method(found: Certificate) -> str | None:
+    if found.method == "ladder":
+        return None
+    if found.method != "order_statistic" or len(found.rungs) > 1 or found.start != 0:
+        return "its method is unknown"
+    allowed = most_misses(found.positives, found.alpha, found.delta)
+    beyond = bool(found.rungs) and (allowed is None or found.rungs[0].k > allowed)
+    return "its threshold lies beyond the order statistic" if beyond else None
 
 
 def _recomputed(found: Certificate) -> list[float]:
