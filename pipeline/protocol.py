@@ -129,7 +129,7 @@ class Network(_Checked):
     members: Annotated[int, Field(ge=2, le=32)]
     passes: Annotated[int, Field(ge=2, le=1000)]  #: of each member; the budget where sampling is adaptive
     sampling: Sampling = Sampling.FIXED
-    stopping_error: Share = 0.01  #: largest probability that stopping early changes the side of a threshold
+    stopping_error: Share = 0.01  #: of stopping on the other side of a threshold than the budget's mean, clipped, lies
 
 
 class Training(_Checked):

@@ -11,6 +11,11 @@ it ever reaches 1 / error with probability at most error (Waudby-Smith and Ramda
 without strata). Low thresholds are the hard case, since a probability of 0 says little against 0.05 on a range of one:
 x is clipped at four times the threshold and rescaled, and for thresholds above one half everything is mirrored.
 
+The bound is therefore about the clipped mean. Clipping only lowers a mean, so that "above" holds for the passes as they
+are, too; "below" could overlook rare high passes. Once a pass lies beyond the clip, "below" has to be won by the passes as
+they are as well. Either way a case goes on while the mean that would route it lies on the other side; both only let fewer
+cases stop, and the bound stays.
+
 Stopping early makes the sampled mutual information a biased number; a case whose information lies near its limit therefore
 goes on to the end. What a certificate vouches for is the scorer with this rule in it, so that flips are part of its rate.
 """
@@ -98,17 +103,25 @@ class StoppingRule:
 def side_settled(finding: Floats, threshold: float, budget: int, error: float) -> bool:
     """Whether the side of `threshold` on which the mean over the whole budget lies is settled at `error`.
 
-    `finding` (M, r) are probabilities in the order of the rounds.
+    `finding` (M, r) are probabilities in the order of the rounds; their mean lies on the side that is settled.
     """
-    return max(capitals(finding, threshold, budget)) >= 1.0 / error
+    values, limit = _mirrored(finding, threshold)
+    mean, enough = float(values.mean()), 1.0 / error
+    above, below = capitals(finding, threshold, budget)
+    if above >= enough and mean > limit:
+        return True
+    if below < enough or mean >= limit:
+        return False
+    return bool(values.max() <= _CLIP * limit) or capitals(finding, threshold, budget, clip=np.inf)[1] >= enough
 
 
-def capitals(finding: Floats, threshold: float, budget: int) -> tuple[float, float]:
+def capitals(finding: Floats, threshold: float, budget: int, *, clip: float = _CLIP) -> tuple[float, float]:
     """The largest capital reached by betting that the budget's mean is above `threshold`, and below it.
 
-    Infinite where the passes not yet made can no longer change the side.
+    `clip` is in multiples of the threshold. Infinite where the passes not yet made can no longer change the side. For
+    thresholds above one half the two are exchanged, because everything is mirrored.
     """
-    values, null = _rescaled(finding, threshold)
+    values, null = _rescaled(finding, threshold, clip)
     members, rounds = values.shape
     total = members * budget
     above = below = highest_above = highest_below = 1.0
@@ -134,14 +147,16 @@ def _after_all(values: Floats, null: float, total: int, reached: tuple[float, fl
     return (reached[0], np.inf) if missing > remaining else reached
 
 
-def _rescaled(finding: Floats, threshold: float) -> tuple[Floats, float]:
-    """Probabilities clipped and rescaled to [0, 1], mirrored for high thresholds, and the mean they are held against.
-
-    Mirroring turns "above" into "below"; for whether a side is settled both are asked alike.
-    """
-    values, limit = (finding, threshold) if threshold <= 0.5 else (1.0 - finding, 1.0 - threshold)
-    ceiling = min(1.0, _CLIP * limit)
+def _rescaled(finding: Floats, threshold: float, clip: float) -> tuple[Floats, float]:
+    """Probabilities clipped and rescaled to [0, 1], mirrored for high thresholds, and the mean they are held against."""
+    values, limit = _mirrored(finding, threshold)
+    ceiling = min(1.0, clip * limit)
     return np.minimum(values, ceiling) / ceiling, limit / ceiling
+
+
+def _mirrored(finding: Floats, threshold: float) -> tuple[Floats, float]:
+    """Probabilities and threshold as they are, or those of the opposite where the threshold is above one half."""
+    return (finding, threshold) if threshold <= 0.5 else (1.0 - finding, 1.0 - threshold)
 
 
 def _stakes(past: Floats, rest: float) -> tuple[float, float]:

@@ -51,6 +51,30 @@ def test_passes_that_can_no_longer_change_the_side_settle_it_whatever_the_error(
     assert not side_settled(rounds(1.0, 2), 0.6, 20, 1e-300)
 
 
+def test_one_high_pass_keeps_open_what_the_clipped_passes_would_have_settled() -> None:
+    """Six in a hundred passes at 1 would put the mean above 0.05, and after one of them five more are still possible."""
+    x = rounds(0.0, 7, members=5)
+    assert side_settled(x, 0.05, 20, 0.01)
+    x[0, 0] = 1.0
+    assert capitals(x, 0.05, 20)[1] > 100.0
+    assert not side_settled(x, 0.05, 20, 0.01)
+    assert not side_settled(1.0 - x, 0.95, 20, 0.01)
+
+
+def test_a_high_pass_is_outweighed_by_enough_low_ones() -> None:
+    x = rounds(0.0, 19, members=5)
+    x[0, 0] = 1.0
+    assert side_settled(x, 0.05, 20, 0.01)
+
+
+def test_a_case_whose_mean_has_changed_sides_since_it_was_settled_goes_on() -> None:
+    x = np.concatenate([rounds(1.0, 2), rounds(0.0, 7)], axis=1)
+    assert side_settled(x[:, :2], 0.25, 20, 0.05)
+    assert capitals(x, 0.25, 20)[0] > 20.0
+    assert x.mean() < 0.25
+    assert not side_settled(x, 0.25, 20, 0.05)
+
+
 def test_the_rule_is_the_same_for_a_threshold_and_its_mirror() -> None:
     x = np.random.default_rng(0).beta(2, 5, (3, 6))
     low, high = capitals(x, 0.2, 20), capitals(1 - x, 0.8, 20)
