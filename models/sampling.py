@@ -93,13 +93,13 @@ class Ensemble:
         """`sample` and `features` of one case, sharing what is deterministic in both where the precision is the same.
 
         Where sampling is adaptive, rounds of one pass per member are made until `settled` answers True to the samples
-        (M, r, P, C) of the rounds so far, or the passes are used up; where it is off, one look (M, 1, P, C) without
-        dropout.
+        (M, r, P, C) of the rounds so far, or the passes are used up, so that a look that stopped is bit for bit the
+        beginning of one that did not; where it is off, one look (M, 1, P, C) without dropout.
         """
         if self.sampling is Sampling.OFF:
             return PosteriorSamples(self.without_dropout(parts)[:, None]), self.features(parts)
         watch = FeatureWatch(self._members[0].network) if self.device.type == "cpu" else None
-        ask = settled if self.sampling is Sampling.ADAPTIVE else None
+        ask = (settled or _never) if self.sampling is Sampling.ADAPTIVE else None
         samples = self._sample(parts, case_key, None, watch, ask)
         complete = watch is not None and watch.complete(len(parts))
         return samples, _finite(watch.features()) if watch and complete else self.features(parts)
@@ -139,6 +139,10 @@ class Ensemble:
                 made = torch.stack([go(seeds[m]) for m, go in enumerate(begun)])
                 return PosteriorSamples(_log_probabilities(made))
             return _in_rounds(begun, seeds, settled)
+
+
+def _never(_seen: PosteriorSamples) -> bool:
+    return False
 
 
 def _in_rounds(begun: Sequence[Passes], seeds: Sequence[Sequence[int]], settled: Settled) -> PosteriorSamples:

@@ -61,12 +61,13 @@ def test_passes_are_saved_and_the_certificate_counts_the_stopped_scores(release:
 
 def test_a_look_cut_short_afterwards_is_the_look_that_stopped(release: Release) -> None:
     judge, ensemble = judge_of(release), Ensemble.load(release)
-    whole = Ensemble.load(release)
-    case = group_cases(images()["tune"], release.protocol)[0]
-    stopped = look(ensemble, case.parts, case.key, judge)
-    shortened = judge.shortened(look(whole, case.parts, case.key))
-    assert stopped.samples.passes == shortened.samples.passes
-    np.testing.assert_allclose(stopped.samples.log_probabilities, shortened.samples.log_probabilities, atol=1e-5)
+    stops = set()
+    for case in group_cases(images()["tune"], release.protocol):
+        stopped = look(ensemble, case.parts, case.key, judge)
+        shortened = judge.shortened(look(ensemble, case.parts, case.key))
+        np.testing.assert_array_equal(stopped.samples.log_probabilities, shortened.samples.log_probabilities)
+        stops.add(stopped.samples.passes)
+    assert min(stops) < 12
 
 
 @pytest.mark.parametrize(("key", "value"), [("budget", 24), ("error", 0.05), ("thresholds", [0.5]), ("gone", None)])
