@@ -6,11 +6,13 @@ distribution under that null hypothesis. Ties in confidence are never split acro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int_]
@@ -88,6 +90,35 @@ def debiased_squared_error(confidence: ArrayLike, outcome: ArrayLike, *, bins: i
         noise = frequency * (1.0 - frequency) / (n - 1) if n > 1 else 0.0
         total += n * ((float(p[group].mean()) - frequency) ** 2 - noise)
     return total / len(p)
+
+
+def sweep_error(confidence: ArrayLike, outcome: ArrayLike) -> float:
+    """The error on the largest number of equal-mass bins whose frequencies rise with confidence (Roelofs et al. 2022)."""
+    p, y = _pairs(confidence, outcome)
+    best = _groups(p, 1, Binning.EQUAL_MASS)
+    for bins in range(2, len(p) + 1):
+        groups = _groups(p, bins, Binning.EQUAL_MASS)
+        if (np.diff([y[group].mean() for group in groups]) < 0).any():
+            break
+        best = groups
+    return sum(abs(float(p[g].mean() - y[g].mean())) * len(g) for g in best) / len(p)
+
+
+def binned(
+    confidence: ArrayLike, outcome: ArrayLike, bins: int = BINS
+) -> tuple[Floats, Floats, list[NDArray[np.intp]]]:
+    """Confidences (N,), outcomes (N,) and the indices of every non-empty equal-mass bin in rising order."""
+    p, y = _pairs(confidence, outcome)
+    return p, y, _groups(p, bins, Binning.EQUAL_MASS)
+
+
+def null_band(bins: Sequence[ReliabilityBin], *, level: float = 0.95) -> tuple[tuple[float, float], ...]:
+    """Per bin the frequencies that a calibrated model of this size shows in `level` of draws (binomial)."""
+    tail = (1.0 - level) / 2.0
+    return tuple(
+        (float(binom.ppf(tail, b.n, b.confidence) / b.n), float(binom.ppf(1.0 - tail, b.n, b.confidence) / b.n))
+        for b in bins
+    )
 
 
 def ece(
