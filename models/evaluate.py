@@ -24,6 +24,7 @@ from models.systems import Answers, PooledLooks, answers_of, pooled_looks, simpl
 from pipeline.domain.calibration import reliability_bins
 from pipeline.domain.selective import auroc
 from pipeline.errors import HaltPipeline
+from pipeline.protocol import Sampling
 
 SUBGROUP_COLUMNS = ("site", "scanner", "sex", "view")
 _NOVELTY_LEVEL = 0.05  #: of `flagged_at_5pct`: combined p-values up to this are flagged
@@ -128,11 +129,10 @@ def _judged_cases(
 
 
 def _looks(ensemble: Ensemble, predicted: Sequence[PredictedImage]) -> PooledLooks:
-    return pooled_looks(
-        ensemble,
-        [one.image for one in predicted],
-        dropout=[one.samples.log_probabilities[:1] for one in predicted],
-    )
+    """What the simpler systems start from; with the passes already made where those are the whole budget."""
+    whole = ensemble.sampling is Sampling.FIXED
+    made = [one.samples.log_probabilities[:1] for one in predicted] if whole else None
+    return pooled_looks(ensemble, [one.image for one in predicted], dropout=made)
 
 
 def _cases(cases: JudgedCases) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Judge:
         return found
 
     def _stop(self, samples: PosteriorSamples) -> Stop:
-        if self.protocol.network.sampling is Sampling.OFF:
+        if self.protocol.network.sampling is Sampling.OFF and samples.passes == 1:
             return Stop.OFF
         whole = self.stopping is None or samples.passes >= self.stopping.budget
         return Stop.BUDGET if whole else Stop.SETTLED

@@ -14,7 +14,7 @@ from models.looks import judge_of, look
 from models.preparation import OnProgress, PreparedImage, silent
 from models.release import Release
 from models.sampling import Ensemble
-from models.summary import one_case
+from models.summary import UNCALIBRATED, one_case
 from pipeline.domain.evidence import NoveltySummary, UncertaintySummary
 from pipeline.domain.uncertainty import PosteriorSamples
 from pipeline.errors import DeferCase, HaltPipeline
@@ -25,7 +25,7 @@ Row = dict[str, str | float | int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictedImage:
-    """One image with what the release says of it; its parts pooled in `samples` (M, T, 1, C)."""
+    """One image with what the release says of it; its parts pooled in `samples` (M, T, 1, C), before any temperature."""
 
     image: PreparedImage
     samples: PosteriorSamples
@@ -60,7 +60,7 @@ def predict(
         predicted.append(
             PredictedImage(
                 image=image,
-                samples=one_case(found.samples, release.protocol, release.temperature),
+                samples=one_case(found.samples, release.protocol, UNCALIBRATED),
                 uncertainty=uncertainty,
                 novelty=novelty,
             )

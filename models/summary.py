@@ -12,6 +12,8 @@ from pipeline.domain.stopping import Stop
 from pipeline.domain.uncertainty import PosteriorSamples, aggregate_parts, decompose
 from pipeline.protocol import Calibration, TriageProtocol
 
+UNCALIBRATED = 1.0  #: the temperature that changes nothing
+
 
 def one_case(
     samples: PosteriorSamples, protocol: TriageProtocol, temperature: float, series: Sequence[int] | None = None
@@ -45,7 +47,7 @@ def summarise(
     """
     case = one_case(samples, protocol, temperature, series)
     found = decompose(case)
-    after = 1.0 if protocol.calibration is Calibration.SHARED else temperature
+    after = UNCALIBRATED if protocol.calibration is Calibration.SHARED else temperature
     calibrated = np.exp(apply_temperature(found.log_mean[0], after))
     members = np.exp(apply_temperature(found.log_member_mean[:, 0], after))
     findings = list(protocol.finding_indices)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from models.predictions import PredictedImage
+from models.predictions import PredictedImage, log_means
 from models.preparation import PreparedImage
 from models.sampling import Ensemble
 from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature
@@ -72,10 +72,9 @@ class PooledLooks:
 
 
 def answers_of(predicted: Sequence[PredictedImage], temperature: float, protocol: TriageProtocol) -> Answers:
-    """What the release itself says."""
-    pooled = np.concatenate([_pooled(one.samples.log_probabilities) for one in predicted])
+    """What the release itself says, calibrated as its protocol asks."""
     return Answers(
-        log_p=apply_temperature(pooled, temperature),
+        log_p=log_means(predicted),
         labels=_labels([one.image for one in predicted]),
         protocol=protocol,
         temperature=temperature,
