@@ -40,13 +40,14 @@ class FirstOutput(nn.Module):
 class Anatomy:
     """Where a network's parts are, as paths of modules.
 
-    `stages` lists per stage the modules whose output is what a block adds; `shallow` is the module whose output serves
-    as the shallower depth for novelty; `tokens` tells transformers, whose maps are (P, tokens, channels).
+    `stages` lists per stage the modules whose output is what a block adds; `shallow` and `early` are the modules whose
+    outputs serve as shallower depths for novelty; `tokens` tells transformers, whose maps are (P, tokens, channels).
     """
 
     head: str
     stages: tuple[tuple[str, ...], ...]
     shallow: str
+    early: str
     tokens: bool = False
 
 
@@ -103,7 +104,8 @@ def _densenet(network: nn.Module) -> Anatomy:
         for block in blocks
     )
     shallow = f"features.transition{len(blocks) - 1}" if len(blocks) > 1 else "features.pool0"
-    return Anatomy("class_layers.out", stages, shallow)
+    early = "features.transition1" if len(blocks) > 1 else "features.relu0"
+    return Anatomy("class_layers.out", stages, shallow, early)
 
 
 def _residual(network: nn.Module, head: str, branch_ends: tuple[str, ...]) -> Anatomy:
@@ -114,7 +116,7 @@ def _residual(network: nn.Module, head: str, branch_ends: tuple[str, ...]) -> An
         )
         for i in (1, 2, 3, 4)
     )
-    return Anatomy(head, stages, "layer3")
+    return Anatomy(head, stages, "layer3", "layer1")
 
 
 def _efficientnet(network: nn.Module) -> Anatomy:
@@ -123,7 +125,7 @@ def _efficientnet(network: nn.Module) -> Anatomy:
         tuple(f"_blocks.{s}.{b}._bn2" for b, _ in network.get_submodule(f"_blocks.{s}").named_children())
         for s in stacks
     )
-    return Anatomy("_fc", stages, f"_blocks.{stacks[max(0, len(stacks) - 3)]}")
+    return Anatomy("_fc", stages, f"_blocks.{stacks[max(0, len(stacks) - 3)]}", f"_blocks.{stacks[0]}")
 
 
 def _transformer(network: nn.Module) -> Anatomy:
@@ -134,4 +136,4 @@ def _transformer(network: nn.Module) -> Anatomy:
     early = tuple(path for block in sites[:cut] for path in block)
     late = tuple(path for block in sites[cut:] for path in block)
     stages = (early, late) if early else (late,)
-    return Anatomy("network.classification_head", stages, names[max(0, cut - 1)], tokens=True)
+    return Anatomy("network.classification_head", stages, names[max(0, cut - 1)], names[0], tokens=True)

@@ -1,4 +1,4 @@
-"""What a network sees on its way, for novelty: the features before its last linear layer and those of a shallower depth.
+"""What a network sees on its way, for novelty: the features before its last linear layer and those of shallower depths.
 
 Maps are averaged over space (or tokens) inside the hook: later layers work in place and would change what was kept.
 """
@@ -20,6 +20,8 @@ from pipeline.errors import HaltPipeline
 
 PENULTIMATE = "penultimate"
 SHALLOW = "shallow"
+EARLY = "early"
+DEPTHS = (PENULTIMATE, SHALLOW, EARLY)
 
 
 class FeatureWatch:
@@ -27,16 +29,15 @@ class FeatureWatch:
 
     def __init__(self, network: nn.Module) -> None:
         self._head = _last_linear(network)
-        self._shallow = _shallow(network)
-        self._tokens = self._shallow is not None and anatomy(network).tokens
-        self._seen: dict[str, list[Tensor]] = {PENULTIMATE: [], SHALLOW: []}
+        self._inner, self._tokens = _inner_depths(network)
+        self._seen: dict[str, list[Tensor]] = {depth: [] for depth in DEPTHS}
 
     @contextmanager
     def watching(self, parts: int) -> Iterator[None]:
         """Within it every depth is kept of the first `parts` rows that come by."""
         hooks = [self._head.register_forward_pre_hook(partial(self._at_head, parts))]
-        if self._shallow is not None:
-            hooks.append(self._shallow.register_forward_hook(partial(self._at_shallow, parts)))
+        for depth, module in self._inner.items():
+            hooks.append(module.register_forward_hook(partial(self._inside, parts, depth)))
         try:
             yield
         finally:
@@ -45,8 +46,7 @@ class FeatureWatch:
 
     def complete(self, parts: int) -> bool:
         """Whether every depth was seen for this many parts."""
-        depths = (PENULTIMATE, SHALLOW) if self._shallow is not None else (PENULTIMATE,)
-        return all(sum(len(rows) for rows in self._seen[depth]) == parts for depth in depths)
+        return all(sum(len(rows) for rows in self._seen[depth]) == parts for depth in (PENULTIMATE, *self._inner))
 
     def features(self) -> dict[str, NDArray[np.float64]]:
         """Features per depth (P, F), float64."""
@@ -55,10 +55,10 @@ class FeatureWatch:
     def _at_head(self, parts: int, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._seen[PENULTIMATE].append(inputs[0][:parts].detach().flatten(1).to("cpu", torch.float64, copy=True))
 
-    def _at_shallow(self, parts: int, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+    def _inside(self, parts: int, depth: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
         over = 1 if self._tokens else tuple(range(2, output.dim()))
         pooled = output[:parts].detach().float().mean(dim=over)
-        self._seen[SHALLOW].append(pooled.to("cpu", torch.float64))
+        self._seen[depth].append(pooled.to("cpu", torch.float64))
 
 
 def _last_linear(network: nn.Module) -> nn.Linear:
@@ -68,9 +68,10 @@ def _last_linear(network: nn.Module) -> nn.Linear:
     return linear[-1]
 
 
-def _shallow(network: nn.Module) -> nn.Module | None:
-    """The shallower depth of a known network; another kind of network has the penultimate features only."""
+def _inner_depths(network: nn.Module) -> tuple[dict[str, nn.Module], bool]:
+    """The shallower depths of a known network and whether they are tokens; another network has none."""
     try:
-        return network.get_submodule(anatomy(network).shallow)
-    except HaltPipeline:
-        return None
+        parts = anatomy(network)
+        return {SHALLOW: network.get_submodule(parts.shallow), EARLY: network.get_submodule(parts.early)}, parts.tokens
+    except (HaltPipeline, AttributeError):
+        return {}, False

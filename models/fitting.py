@@ -226,9 +226,9 @@ def _labels(cases: Sequence[PreparedCase]) -> NDArray[np.int_]:
 
 
 def _fit_novelty(ensemble: Ensemble, train: Sequence[PreparedImage], looks: Sequence[Look]) -> NoveltyReference:
-    parts, _ = training_tensors(train)
+    parts, classes = training_tensors(train)
     held_out = {name: np.concatenate([one.features[name] for one in looks]) for name in looks[0].features}
-    return NoveltyReference.fit(case_features(ensemble, parts), held_out)
+    return NoveltyReference.fit(case_features(ensemble, parts), held_out, train_labels=classes.numpy())
 
 
 def _limit(protocol: TriageProtocol, tuned: JudgedCases) -> float:

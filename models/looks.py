@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.novelty_features import with_statistics
+from models.novelty_features import look_features
 from models.sampling import Ensemble, Features
 from models.summary import one_case, summarise
 from pipeline.domain.evidence import NoveltySummary, UncertaintySummary
@@ -136,7 +136,7 @@ def look(
     )
     return Look(
         samples=samples,
-        features=with_statistics(features, parts),
+        features=look_features(features, parts, samples),
         series=None if series is None else tuple(series),
     )
 

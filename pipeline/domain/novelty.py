@@ -1,69 +1,44 @@
 """Novelty: whether the images look like those the release was fitted on, as calibrated p-values without any novel data.
 
-Each detector is a shrinkage Mahalanobis distance on one kind of features (an intensity histogram, a depth of the network).
-A study's distance, the median over its parts, is ranked among held-out familiar ones: p = (1 + those at least as far) /
-(n + 1), which is valid for any distribution. Such a p-value cannot fall below 1 / (n + 1), so that with few held-out cases
-no distance however large would count; beyond the farthest held-out distance the p-value therefore goes on falling along an
-exponential tail with the mean excess of the farthest tenth. The detectors are combined by the smallest p-value times
-their number (valid under any dependence).
+Several detectors look at several kinds of features. A study's distance, the median over its parts, is ranked among held-out
+familiar ones, which gives a p-value whatever the distribution. The detectors are combined by the smallest p-value, ranked
+in its turn among the smallest p-values of the held-out studies, each judged against the others (Westfall and Young
+1993): detectors that agree then cost nothing, and one more detector costs only what it adds by chance. Nothing but
+training and held-out familiar images is ever used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.covariance import LedoitWolf
 
 from pipeline.domain.case import Reason
+from pipeline.domain.detectors import FEWEST, Detector, Kind, fit_detector, kind_of, ranked_p_value, restored
 from pipeline.domain.evidence import NoveltySummary
+from pipeline.domain.image_statistics import intensity_histogram, pixel_statistics
 from pipeline.errors import DeferCase, HaltPipeline
+
+__all__ = ["Detector", "Kind", "NoveltyReference", "intensity_histogram", "pixel_statistics"]
 
 Floats = NDArray[np.float64]
 
-HISTOGRAM_BINS = 32
-HISTOGRAM_PERCENTILES = (1.0, 99.0)
-_TAIL_SHARE = 0.1  # of held-out distances that shape the tail
-_FEWEST = 3  # training and held-out rows that a detector needs
-
-
-@dataclass(frozen=True, eq=False)
-class Detector:
-    """One Mahalanobis distance: `mean` (F,), `precision` (F, F) and the rising `held_out` distances (n,)."""
-
-    mean: Floats
-    precision: Floats
-    held_out: Floats
-
-    def distances(self, features: ArrayLike) -> Floats:
-        """Distance (P,) of every row of features (P, F); raises DeferCase when they do not fit the detector."""
-        rows = np.asarray(features, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] != len(self.mean) or not np.isfinite(rows).all():
-            raise DeferCase(Reason.UNCERTAINTY_INVALID, "novelty features are missing or not finite")
-        return _mahalanobis(rows, self.mean, self.precision)
-
-    def p_value(self, distance: float) -> float:
-        """Share of familiar studies at least as far away as `distance`."""
-        n = len(self.held_out)
-        if distance <= self.held_out[-1]:
-            return float(1 + n - np.searchsorted(self.held_out, distance, side="left")) / (n + 1)
-        excess = distance - float(self.held_out[-1])
-        scale = self._tail_scale()
-        return math.exp(-excess / scale) / (n + 1) if scale > 0 else 0.0
-
-    def _tail_scale(self) -> float:
-        tail = max(_FEWEST - 1, math.ceil(_TAIL_SHARE * len(self.held_out)))
-        return float(self.held_out[-tail:].mean() - self.held_out[-tail - 1])
+_TOGETHER = "together"  # where the held-out strangeness is kept
+_PARTS = ("centres", "precision", "held_out")
 
 
 @dataclass(frozen=True, eq=False)
 class NoveltyReference:
-    """The detectors of a release by name; plain arrays all through."""
+    """The detectors of a release by name, and the rising strangeness (n,) of the held-out studies under all of them.
+
+    A detector's name is its features', followed by a dot and its kind where it is not a plain Mahalanobis distance.
+    """
 
     detectors: Mapping[str, Detector]
+    together: Floats
 
     @classmethod
     def fit(
@@ -72,22 +47,31 @@ class NoveltyReference:
         held_out: Mapping[str, ArrayLike],
         *,
         held_out_cases: Sequence[str] | None = None,
+        train_labels: ArrayLike | None = None,
     ) -> NoveltyReference:
         """Detectors from features (N, F) of training parts, calibrated on held-out ones of other patients.
 
         With `held_out_cases`, naming the case of every held-out row, medians over each case's parts are held instead of
-        single parts. Raises HaltPipeline when the features cannot carry a detector.
+        single parts; detectors of the kind value need no training rows; with `train_labels` (N,) distances are to the nearest class mean. Raises HaltPipeline when the
+        features cannot carry a detector.
         """
-        if not train or set(train) != set(held_out):
+        unfitted = {name for name in held_out if kind_of(name) is Kind.VALUE}
+        if not held_out or set(train) | unfitted != set(held_out):
             raise HaltPipeline("novelty: training and held-out features must have the same, at least one, detectors")
-        fitted = {name: _fit(name, train[name], held_out[name], held_out_cases) for name in sorted(train)}
-        return cls(fitted)
+        fitted = {name: _fitted(name, train, held_out, train_labels) for name in sorted(held_out)}
+        distances = {name: _held(name, one, held_out[name], held_out_cases) for name, one in fitted.items()}
+        if len({len(found) for found in distances.values()}) != 1:
+            raise HaltPipeline(
+                "novelty: detectors have different numbers of held-out cases; describe every part with all"
+            )
+        ranked = {name: replace(one, held_out=np.sort(distances[name])) for name, one in fitted.items()}
+        return cls(ranked, np.sort(_strangeness_of_held_out(distances)))
 
     def p_values(self, features: Mapping[str, ArrayLike], level: float | None = None) -> NoveltySummary:
         """p-values of one study from its parts' features (P, F) per detector.
 
-        With `level`, `fired` names the detectors that alone call the study novel at it. Raises DeferCase when a detector
-        has no usable features.
+        With `level`, `fired` names the detectors that call the study novel at it. Raises DeferCase when a detector has no
+        usable features.
         """
         if set(features) != set(self.detectors):
             raise DeferCase(Reason.UNCERTAINTY_INVALID, "novelty features are not those of the release's detectors")
@@ -95,75 +79,80 @@ class NoveltyReference:
             (name, detector.p_value(float(np.median(detector.distances(features[name])))))
             for name, detector in self.detectors.items()
         ]
-        combined = min(1.0, len(found) * min(p for _, p in found))
-        fired = tuple(name for name, p in found if level is not None and not len(found) * p > level)
-        return NoveltySummary(p_values=tuple(found), combined=combined, fired=fired)
+        combined = ranked_p_value(self.together, _strangeness(min(p for _, p in found)))
+        return NoveltySummary(p_values=tuple(found), combined=combined, fired=_fired(found, combined, level))
 
     def to_arrays(self) -> dict[str, Floats]:
-        """Float64 arrays named DETECTOR.mean, .precision and .held_out; the inverse of `from_arrays`."""
-        return {
+        """Float64 arrays named DETECTOR.centres, .precision and .held_out, and `together`; the inverse of `from_arrays`."""
+        arrays = {
             f"{name}.{part}": np.ascontiguousarray(getattr(detector, part))
             for name, detector in self.detectors.items()
-            for part in ("mean", "precision", "held_out")
+            for part in _PARTS
         }
+        return arrays | {_TOGETHER: np.ascontiguousarray(self.together)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Floats]) -> NoveltyReference:
         """The reference kept in `arrays`; raises HaltPipeline when they do not form one."""
-        names = sorted({key.rpartition(".")[0] for key in arrays})
-        wanted = {f"{name}.{part}" for name in names for part in ("mean", "precision", "held_out")}
+        names = sorted({key.rpartition(".")[0] for key in arrays if key != _TOGETHER})
+        wanted = {f"{name}.{part}" for name in names for part in _PARTS} | {_TOGETHER}
         if not names or wanted != set(arrays):
             raise HaltPipeline("novelty reference: arrays are missing or unknown; train the release again")
-        return cls({name: _restored(name, arrays) for name in names})
+        together = np.asarray(arrays[_TOGETHER], dtype=np.float64)
+        detectors = {name: restored(name, arrays) for name in names}
+        lengths = {len(one.held_out) for one in detectors.values()} | {len(together)}
+        if together.ndim != 1 or len(lengths) != 1 or not np.isfinite(together).all() or (np.diff(together) < 0).any():
+            raise HaltPipeline("novelty reference: its held-out cases are malformed; train the release again")
+        return cls(detectors, together)
 
 
-def intensity_histogram(voxels: ArrayLike) -> Floats:
-    """Square roots of the shares (32,) of voxels between their own 1st and 99th percentile; the rest in the end bins.
-
-    Free of the unit and offset of intensities, which mean nothing in MR; an image without contrast falls into one bin.
-    """
-    values = np.asarray(voxels, dtype=np.float64).ravel()
-    low, high = np.percentile(values, HISTOGRAM_PERCENTILES)
-    span = high - low
-    scaled = (values - low) / span if span > 0 else np.zeros_like(values)
-    places = np.clip((scaled * HISTOGRAM_BINS).astype(np.int64), 0, HISTOGRAM_BINS - 1)
-    return np.asarray(np.sqrt(np.bincount(places, minlength=HISTOGRAM_BINS) / len(values)))
+def _fitted(
+    name: str, train: Mapping[str, ArrayLike], held_out: Mapping[str, ArrayLike], labels: ArrayLike | None
+) -> Detector:
+    kind = kind_of(name)
+    return fit_detector(name, kind, held_out[name] if kind is Kind.VALUE else train[name], labels)
 
 
-def _fit(name: str, train: ArrayLike, held_out: ArrayLike, cases: Sequence[str] | None) -> Detector:
-    rows, held = np.asarray(train, dtype=np.float64), np.asarray(held_out, dtype=np.float64)
-    usable = rows.ndim == held.ndim == 2 and rows.shape[1:] == held.shape[1:] and min(len(rows), len(held)) >= _FEWEST
-    if not usable or not (np.isfinite(rows).all() and np.isfinite(held).all()):
-        raise HaltPipeline(f"novelty: detector {name} needs finite (N, F) features of at least {_FEWEST} cases each")
-    if not rows.std(axis=0).any():
-        raise HaltPipeline(f"novelty: the features of detector {name} do not vary; check the images")
-    fitted = LedoitWolf().fit(rows)
-    mean = np.asarray(fitted.location_, dtype=np.float64)
-    precision = np.asarray(fitted.precision_, dtype=np.float64)
-    distances = _mahalanobis(held, mean, precision)
+def _strangeness(p: float) -> float:
+    """-log p, large but finite where p is zero."""
+    return -math.log(max(p, 1e-300))
+
+
+def _strangeness_of_held_out(distances: Mapping[str, Floats]) -> Floats:
+    """For every held-out case the strangeness of its smallest p-value among the others."""
+    n = len(next(iter(distances.values())))
+    found = np.full(n, -np.inf)
+    for values in distances.values():
+        order = np.argsort(values, kind="stable")
+        rising = values[order]
+        for place, case in enumerate(order):
+            p = ranked_p_value(np.delete(rising, place), float(values[case]))
+            found[case] = max(found[case], _strangeness(p))
+    return found
+
+
+def _fired(found: Sequence[tuple[str, float]], combined: float, level: float | None) -> tuple[str, ...]:
+    """The detectors that alone call the study novel where it is, the strangest one where none does alone."""
+    if level is None or combined > level:
+        return ()
+    alone = tuple(name for name, p in found if not len(found) * p > level)
+    return alone or (min(found, key=lambda pair: pair[1])[0],)
+
+
+def _held(name: str, detector: Detector, held_out: ArrayLike, cases: Sequence[str] | None) -> Floats:
+    try:
+        distances = detector.distances(held_out)
+    except DeferCase as error:
+        raise HaltPipeline(
+            f"novelty: detector {name} needs finite (N, F) features of at least {FEWEST} cases each"
+        ) from error
     if cases is not None:
         distances = _medians(distances, cases)
-    if len(distances) < _FEWEST:
-        raise HaltPipeline(f"novelty: detector {name} needs at least {_FEWEST} held-out cases")
-    return Detector(mean, precision, np.sort(distances))
+    if len(distances) <= FEWEST:
+        raise HaltPipeline(f"novelty: detector {name} needs more than {FEWEST} held-out cases")
+    return distances
 
 
 def _medians(distances: Floats, cases: Sequence[str]) -> Floats:
     _, group = np.unique(np.asarray(cases), return_inverse=True)
     return np.array([np.median(distances[group == g]) for g in range(group.max() + 1)])
-
-
-def _mahalanobis(rows: Floats, mean: Floats, precision: Floats) -> Floats:
-    centred = rows - mean
-    return np.asarray(np.sqrt(np.maximum(((centred @ precision) * centred).sum(axis=1), 0.0)))
-
-
-def _restored(name: str, arrays: Mapping[str, Floats]) -> Detector:
-    mean, precision, held_out = (
-        np.asarray(arrays[f"{name}.{part}"], dtype=np.float64) for part in ("mean", "precision", "held_out")
-    )
-    shaped = mean.ndim == 1 and precision.shape == (len(mean), len(mean)) and held_out.ndim == 1
-    finite = all(np.isfinite(a).all() for a in (mean, precision, held_out))
-    if not (shaped and finite and len(held_out) >= _FEWEST and (np.diff(held_out) >= 0).all()):
-        raise HaltPipeline(f"novelty reference: detector {name} is malformed; train the release again")
-    return Detector(mean, precision, held_out)

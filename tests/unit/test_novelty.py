@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
 
 from pipeline.domain.case import Reason
-from pipeline.domain.novelty import Detector, NoveltyReference, intensity_histogram
+from pipeline.domain.image_statistics import PIXEL_STATISTICS, intensity_histogram, pixel_statistics
+from pipeline.domain.novelty import Detector, NoveltyReference
 from pipeline.errors import DeferCase, HaltPipeline
 
 
@@ -30,7 +34,7 @@ def case(seed: int, parts: int = 1, shift: float = 0.0) -> dict[str, np.ndarray]
 
 
 def ranked(*held_out: float) -> Detector:
-    return Detector(np.zeros(1), np.eye(1), np.array(held_out))
+    return Detector(np.zeros((1, 1)), np.eye(1), np.array(held_out))
 
 
 def test_distances_are_those_of_scikit_learn() -> None:
@@ -63,7 +67,7 @@ def test_held_out_distances_without_spread_leave_no_tail() -> None:
 
 
 def test_p_values_never_rise_with_distance() -> None:
-    detector = Detector(np.zeros(1), np.eye(1), np.sort(np.random.default_rng(0).gamma(3, size=80)))
+    detector = Detector(np.zeros((1, 1)), np.eye(1), np.sort(np.random.default_rng(0).gamma(3, size=80)))
     found = [detector.p_value(d) for d in np.linspace(0, 30, 500)]
     assert (np.diff(found) <= 0).all()
     assert all(0.0 <= p <= 1.0 for p in found)
@@ -82,9 +86,81 @@ def test_a_shifted_study_is_novel_and_names_the_detector(reference: NoveltyRefer
     assert found.fired == ("features",)
 
 
-def test_the_combination_is_the_smallest_p_value_times_their_number(reference: NoveltyReference) -> None:
-    found = reference.p_values(case(11))
-    assert found.combined == pytest.approx(min(1.0, 2 * min(p for _, p in found.p_values)))
+def test_the_combination_is_the_rank_of_the_smallest_p_value_among_those_of_held_out_studies() -> None:
+    """Three held-out studies: at 1, 2, 3 under one detector and 3, 1, 2 under the other; a fourth at 9 and 0."""
+    held = {"a.value": np.array([[1.0], [2.0], [3.0], [9.0]]), "b.value": np.array([[3.0], [1.0], [2.0], [0.0]])}
+    found = NoveltyReference.fit({}, held)
+    assert found.together[0] == pytest.approx(-math.log(3 / 4))  # the second study: two of three others as far
+    beyond = math.exp(-(3 - 2) / 1.5) / 4  # the first: beyond 0, 1 and 2, whose two farthest exceed the third by 1.5
+    assert np.abs(found.together + math.log(beyond)).min() < 1e-12
+    smallest = found.p_values({"a.value": [[0.5]], "b.value": [[2.5]]})
+    assert min(p for _, p in smallest.p_values) == pytest.approx(0.4)
+    assert smallest.combined == pytest.approx((1 + sum(s >= -math.log(0.4) for s in found.together)) / 5)
+
+
+def test_detectors_that_say_the_same_cost_nothing() -> None:
+    train, held = rows(300, 0), rows(80, 2)
+    alone = NoveltyReference.fit({"a": train}, {"a": held})
+    thrice = NoveltyReference.fit({"a": train, "b": train, "c": train}, {"a": held, "b": held, "c": held})
+    for seed in range(20):
+        part = rows(1, 50 + seed, shift=seed / 3)
+        assert thrice.p_values({"a": part, "b": part, "c": part}).combined == pytest.approx(
+            alone.p_values({"a": part}).combined
+        )
+
+
+@pytest.mark.parametrize("kind", ["direction", "neighbours"])
+def test_features_of_unit_length_do_not_see_their_scale_and_plain_distances_do(kind: str) -> None:
+    train, held = 5 + rows(200, 0), 5 + rows(60, 2)
+    found = NoveltyReference.fit({"a": train, f"a.{kind}": train}, {"a": held, f"a.{kind}": held})
+    louder = dict(found.p_values({"a": 40 * held[:1], f"a.{kind}": 40 * held[:1]}).p_values)
+    same = dict(found.p_values({"a": held[:1], f"a.{kind}": held[:1]}).p_values)
+    assert louder[f"a.{kind}"] == pytest.approx(same[f"a.{kind}"])
+    assert louder["a"] < 1e-3 < same["a"]
+
+
+def test_with_classes_the_distance_is_to_the_nearest_class_mean() -> None:
+    """Two far classes: between them is strange only where the classes are known."""
+    classes = np.arange(200) % 2
+    train = rows(200, 0) + 60.0 * classes[:, None]
+    held = rows(60, 2) + 60.0 * (np.arange(60) % 2)[:, None]
+    between = {"a": rows(1, 5, shift=30.0)}
+    assert NoveltyReference.fit({"a": train}, {"a": held}, train_labels=classes).p_values(between).combined < 0.01
+    assert NoveltyReference.fit({"a": train}, {"a": held}).p_values(between).combined > 0.2
+
+
+def test_the_tenth_neighbour_is_what_scikit_learn_finds() -> None:
+    train, held = rows(300, 0), rows(60, 2)
+    found = NoveltyReference.fit({"a.neighbours": train}, {"a.neighbours": held}).detectors["a.neighbours"]
+    unit = train / np.linalg.norm(train, axis=1, keepdims=True)
+    there = held / np.linalg.norm(held, axis=1, keepdims=True)
+    distances, _ = NearestNeighbors(n_neighbors=10).fit(unit).kneighbors(there)
+    np.testing.assert_allclose(found.distances(held), distances[:, -1], atol=1e-7)
+
+
+def test_pixel_statistics_are_free_of_gain_and_offset_and_see_what_is_wrong() -> None:
+    image = np.random.default_rng(0).gamma(2, size=(24, 24))
+    image[:4] = 0.0
+    plain = pixel_statistics(image)
+    assert plain.shape == (len(PIXEL_STATISTICS),)
+    np.testing.assert_allclose(pixel_statistics(image * 512 + 9), plain, atol=1e-9)
+    named = dict(zip(PIXEL_STATISTICS, pixel_statistics(np.minimum(image, 1.0)), strict=True))
+    assert named["at_maximum"] > 0.4
+    smooth = dict(zip(PIXEL_STATISTICS, pixel_statistics(gaussian_filter(image, 3)), strict=True))
+    assert smooth["sharpness"] < 0.2 * dict(zip(PIXEL_STATISTICS, plain, strict=True))["sharpness"]
+
+
+def test_pixel_statistics_of_a_constant_image_are_finite() -> None:
+    assert np.isfinite(pixel_statistics(np.full((8, 8), 3.0))).all()
+
+
+def test_nothing_but_training_and_held_out_familiar_images_can_be_given() -> None:
+    assert set(inspect.signature(NoveltyReference.fit).parameters) == {
+        "train",
+        "held_out",
+        "held_out_cases",
+        "train_labels",
+    }
 
 
 def test_a_detector_fires_exactly_when_it_alone_would_make_the_study_novel(reference: NoveltyReference) -> None:
@@ -138,9 +214,8 @@ def test_features_of_another_network_defer_the_case(reference: NoveltyReference)
 def test_a_reference_survives_as_plain_arrays(reference: NoveltyReference) -> None:
     arrays = reference.to_arrays()
     assert all(a.dtype == np.float64 for a in arrays.values())
-    assert sorted(arrays) == sorted(
-        f"{n}.{p}" for n in ("features", "histogram") for p in ("mean", "precision", "held_out")
-    )
+    names = [f"{n}.{p}" for n in ("features", "histogram") for p in ("centres", "precision", "held_out")]
+    assert sorted(arrays) == sorted([*names, "together"])
     again = NoveltyReference.from_arrays(arrays)
     assert again.p_values(case(5), 0.02) == reference.p_values(case(5), 0.02)
 
@@ -149,9 +224,12 @@ def test_arrays_that_form_no_reference_are_refused(reference: NoveltyReference) 
     arrays = reference.to_arrays()
     for broken in (
         {},
-        {k: v for k, v in arrays.items() if k != "features.mean"},
+        {k: v for k, v in arrays.items() if k != "features.centres"},
+        {k: v for k, v in arrays.items() if k != "together"},
+        {**arrays, "together": arrays["together"][1:]},
+        {**arrays, "together": arrays["together"][::-1]},
         {**arrays, "stray": np.zeros(3)},
-        {**arrays, "features.mean": np.zeros(3)},
+        {**arrays, "features.centres": np.zeros((1, 3))},
         {**arrays, "features.precision": np.full((12, 12), np.nan)},
         {**arrays, "features.held_out": arrays["features.held_out"][::-1]},
         {**arrays, "features.held_out": np.zeros(0)},

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.feature_watch import DEPTHS
+from models.looks import look
 from models.networks import build_network
 from models.novelty_features import case_features
 from models.predictor import ReleasePredictor
@@ -50,13 +52,13 @@ def predictor_of(dimensions: int = 2) -> ReleasePredictor:
     protocol = protocol_of(dimensions)
     torch.manual_seed(0)
     ensemble = Ensemble([build_network(protocol) for _ in range(2)], 4)
-    rows = [
-        case_features(ensemble, prepare(volume_of(seed), protocol.preprocessing, protocol.network.dimensions))
-        for seed in range(16)
-    ]
-    stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    half = len(stacked["histogram"]) // 2
-    novelty = NoveltyReference.fit({k: v[:half] for k, v in stacked.items()}, {k: v[half:] for k, v in stacked.items()})
+    parts = [prepare(volume_of(seed), protocol.preprocessing, protocol.network.dimensions) for seed in range(16)]
+    train = [case_features(ensemble, one) for one in parts[:8]]
+    held = [look(ensemble, one, f"held {i}").features for i, one in enumerate(parts[8:])]
+    novelty = NoveltyReference.fit(
+        {name: np.concatenate([row[name] for row in train]) for name in train[0]},
+        {name: np.concatenate([row[name] for row in held]) for name in held[0]},
+    )
     policy = Policy(
         release_digest="d" * 64,
         protocol_digest=protocol.digest,
@@ -124,7 +126,12 @@ def test_a_case_of_slices_is_analysed_as_one() -> None:
     assert (found.uncertainty.members, found.uncertainty.passes) == (2, 4)
     assert sum(found.uncertainty.probabilities) == pytest.approx(1.0)
     assert 0.0 <= found.uncertainty.route_score <= 1.0
-    assert {name for name, _ in found.novelty.p_values} == {"histogram", "penultimate", "shallow"}
+    assert {name for name, _ in found.novelty.p_values} == {
+        "histogram",
+        "pixels",
+        "entropy.value",
+        *(f"{depth}{kind}" for depth in DEPTHS for kind in ("", ".direction", ".neighbours")),
+    }
     assert found == predictor.analyse("a" * 64, [volume_of(50), volume_of(51, slices=2)])
     assert found.uncertainty != predictor.analyse("b" * 64, [volume_of(50), volume_of(51, slices=2)]).uncertainty
 

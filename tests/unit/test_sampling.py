@@ -128,7 +128,7 @@ def test_the_cut_network_gives_the_plain_loops_samples(family: str, placement: s
         assert not any(m.training for m in member.network.modules())
         assert all(torch.equal(v, before[index][k]) for k, v in member.network.state_dict().items())
     assert len(np.unique(samples.log_probabilities[0, :, 0, 0])) > 1
-    assert set(features) == {"penultimate", "shallow"}
+    assert set(features) == {"penultimate", "shallow", "early"}
     again = ensemble.features(parts)
     assert all(np.allclose(features[depth], again[depth], atol=1e-5) for depth in again)
     assert all(values.shape[0] == 2 and values.ndim == 2 for values in again.values())
