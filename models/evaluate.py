@@ -7,35 +7,40 @@ Intervals resample patients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from models import measures
+from models.daily_reads import day
 from models.fitting import JudgedCases, judge_cases
+from models.judged_images import gallery, sampling, shown_images, uncertainty_by_kind
 from models.looks import judge_of, judgement_of
 from models.predictions import PredictedImage, Row, predict, prediction_rows
 from models.preparation import OnProgress, PreparedImage, group_cases, silent
 from models.recheck import recheck
 from models.release import Release
 from models.sampling import Ensemble
-from models.systems import Answers, PooledLooks, answers_of, pooled_looks, simpler_systems
+from models.subgroups import subgroups
+from models.systems import Answers, PooledLooks, answers_of, pooled_looks, routed, simpler_systems
+from pipeline.domain.brier import brier_decomposition
 from pipeline.domain.calibration import reliability_bins
+from pipeline.domain.calibration_table import calibration_table
 from pipeline.domain.selective import auroc
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import Sampling
 
-SUBGROUP_COLUMNS = ("site", "scanner", "sex", "view")
 _NOVELTY_LEVEL = 0.05  #: of `flagged_at_5pct`: combined p-values up to this are flagged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The report (JSON-able) and the prediction rows it was made from."""
+    """The report (JSON-able), the prediction rows it was made from, and the images (H, W) that it shows, by name."""
 
     report: dict[str, Any]
     rows: list[Row]
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate(
@@ -49,9 +54,12 @@ def evaluate(
     device: str | None = None,
     ensemble: Ensemble | None = None,
     on_progress: OnProgress = silent,
+    studies_per_day: int | None = None,
+    reads_per_day: int | None = None,
 ) -> Evaluation:
     """Judge `release` on `split` of `images`; `novel` splits without an image are left out.
 
+    `studies_per_day` asks what the policy costs in reads, `reads_per_day` whether that many suffice.
     With a tune split among the images the baselines get a temperature of their own. Raises HaltPipeline when the split is
     empty or holds an image without a class.
     """
@@ -65,6 +73,7 @@ def evaluate(
     tuned = pooled_looks(networks, images["tune"]) if images.get("tune") else None
     answers = answers_of(predicted, release.temperature, release.protocol)
     systems = simpler_systems(_looks(networks, predicted), tuned, release.protocol)
+    systems["route"] = _routed(release, answers, predicted)
     strangers = {
         name: predict(release, networks, images[name], stage=f"judge {name}", on_progress=on_progress)
         for name in novel
@@ -82,8 +91,9 @@ def evaluate(
         seed=seed,
         draws=draws,
     )
+    report |= measures.defined(day(release, report["certificate"], studies_per_day, reads_per_day))
     rows = prediction_rows([*predicted, *(one for found in strangers.values() for one in found)])
-    return Evaluation(report=report, rows=rows)
+    return Evaluation(report=report, rows=rows, pictures=shown_images(predicted, strangers))
 
 
 def _report(
@@ -101,21 +111,50 @@ def _report(
     patients = [one.image.row.patient for one in predicted]
     measured = measures.measure(answers, seed=seed)
     baselines = {name: measures.measure(system, seed=seed) for name, system in systems.items()}
-    return measured | {
+    report = measured | {
         "release": release.digest,
         "protocol": release.protocol.name,
         "split": split,
         "patients": len(set(patients)),
         "intervals": measures.intervals(answers, patients, seed=seed, draws=draws),
-        "less_single": measures.differences(answers, systems["single"], patients, seed=seed, draws=draws),
-        "baselines": baselines | {"random": measures.by_lot(measured)},
+        "less": {
+            name: measures.differences(answers, one, patients, seed=seed, draws=draws) for name, one in systems.items()
+        },
+        "augrc_ratio_single": measures.augrc_ratio(answers, systems["single"], patients, seed=seed, draws=draws),
+        "baselines": baselines | measures.without_order(measured),
+        "referral": measures.referral(answers, patients, seed=seed),
+        "referral_falls": measures.referral_falls(answers, patients, seed=seed),
         "certificate": measures.defined(recheck(release, cases)),
         "cases": _cases(cases),
         "novelty": {name: _novelty(predicted, found) for name, found in strangers.items()},
-        "subgroups": subgroups(answers, [one.image for one in predicted]),
+        "subgroups": measures.defined(subgroups(answers, [one.image for one in predicted], systems["single"])),
         "reliability": _reliability(answers),
+        "calibration": [
+            asdict(line)
+            for line in calibration_table(answers.p, answers.labels, release.protocol.finding_indices, seed=seed)
+        ],
+        "brier_parts": asdict(brier_decomposition(np.clip(answers.score, 0.0, 1.0), answers.positive)),
+        "uncertainty": uncertainty_by_kind(predicted, strangers),
+        "gallery": measures.defined(gallery(predicted, strangers)),
+        "sampling": sampling(predicted),
+        "classes": list(release.protocol.class_names),
+        "question": release.protocol.question,
         "risk_coverage": {name: measures.curve(one) for name, one in {"release": answers, **systems}.items()},
     }
+    return report | {
+        "less_single": report["less"]["single"],
+        "blocked": [group for group in report["subgroups"] if group["verdict"] == "blocked"],
+    }
+
+
+def _routed(release: Release, answers: Answers, predicted: Sequence[PredictedImage]) -> Answers:
+    policy = release.policy
+    return routed(
+        answers,
+        predicted,
+        information_limit=policy.mutual_information_limit,
+        novelty_level=policy.novelty_level,
+    )
 
 
 def _judged_cases(
@@ -153,37 +192,6 @@ def _novelty(familiar: Sequence[PredictedImage], strange: Sequence[PredictedImag
         "auroc": auroc(truth, -np.concatenate([known, foreign])),
         "flagged_at_5pct": float((foreign <= _NOVELTY_LEVEL).mean()),
         "familiar_flagged_at_5pct": float((known <= _NOVELTY_LEVEL).mean()),
-    }
-
-
-def subgroups(answers: Answers, images: Sequence[PreparedImage]) -> list[dict[str, Any]]:
-    """Accuracy and finding recall of every value of site, scanner, sex and view, where the labels file has them."""
-    found = []
-    for column in SUBGROUP_COLUMNS:
-        values = np.array([image.row.extras.get(column, "") for image in images])
-        found += [
-            _subgroup(column, value, answers, images, values == value) for value in np.unique(values[values != ""])
-        ]
-    return found
-
-
-def _subgroup(
-    column: str,
-    value: str,
-    answers: Answers,
-    images: Sequence[PreparedImage],
-    chosen: np.ndarray[Any, np.dtype[np.bool_]],
-) -> dict[str, Any]:
-    positive = chosen & answers.positive
-    called = np.isin(answers.log_p.argmax(axis=1), answers.protocol.finding_indices)
-    return {
-        "column": column,
-        "value": str(value),
-        "n": int(chosen.sum()),
-        "patients": len({image.row.patient for image, kept in zip(images, chosen, strict=True) if kept}),
-        "accuracy": 1.0 - float(answers.failures[chosen].mean()),
-        "findings": int(positive.sum()),
-        "finding_recall": float(called[positive].mean()) if positive.any() else None,
     }
 
 

@@ -47,7 +47,7 @@ from pipeline.domain.novelty import NoveltyReference
 from pipeline.domain.selective import auroc
 from pipeline.domain.stopping import StoppingRule
 from pipeline.errors import DeferCase, HaltPipeline
-from pipeline.protocol import Calibration, CertificationMethod, Limits, Sampling, TriageProtocol
+from pipeline.protocol import Calibration, Limits, Sampling, TriageProtocol
 
 FITTED_SPLITS = ("train", "tune", "certify")
 
@@ -176,10 +176,12 @@ def _looks(ensemble: Ensemble, cases: Sequence[PreparedCase], on_progress: OnPro
 
 def _refuse_ignored(protocol: TriageProtocol) -> None:
     """A setting of the protocol that nothing here obeys must not seem to be obeyed."""
-    if protocol.limits.method is not CertificationMethod.LADDER:
-        raise HaltPipeline("limits.method: a release is certified by the ladder; set it to ladder")
     if protocol.limits.strata is not None:
         raise HaltPipeline("limits.strata: a release has one certificate per side; remove it")
+    if protocol.limits.largest_prevalence is not None:
+        raise HaltPipeline("limits.largest_prevalence: no false-omission rate is derived for a release; remove it")
+    if protocol.training.balanced:
+        raise HaltPipeline("training.balanced: classes are drawn as often as they come; set it to false")
 
 
 def _judged(judge: Judge, cases: Sequence[PreparedCase], looks: Sequence[Look]) -> JudgedCases:
@@ -254,6 +256,7 @@ def _certify(
         made_on=created_at.date(),
         expires_on=created_at.date() + timedelta(days=body.protocol.limits.certificate_days),
         dependencies=body.dependencies,
+        method=body.protocol.limits.method.value,
     )
 
 

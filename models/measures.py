@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.systems import Answers
 from pipeline.domain import calibration, selective
-from pipeline.domain.referral import ReferralPoint
+from pipeline.domain.referral import ReferralPoint, falls, referral_intervals
 
 DRAWS = 1000
 _CURVE_POINTS = 200  #: at most this many points of a risk-coverage curve are kept in a report
@@ -34,7 +35,10 @@ def measure(answers: Answers, *, seed: int) -> dict[str, Any]:
         "ece": {"value": calibration.ece(answers.p, answers.labels), "null_95": float(np.quantile(null, 0.95))},
         "aurc": selective.aurc(answers.failures, answers.confidence),
         "augrc": selective.augrc(answers.failures, answers.confidence),
+        "e_aurc": selective.e_aurc(answers.failures, answers.confidence),
         "auroc_failure": selective.failure_auroc(answers.failures, answers.confidence),
+        "fpr95": selective.fpr95(answers.failures, answers.confidence),
+        "aupr_error": selective.aupr_error(answers.failures, answers.confidence),
         "temperature": answers.temperature,
         "recall": recalls(answers),
         "referral": referral(answers),
@@ -60,12 +64,61 @@ def auc_macro(answers: Answers) -> float:
     return float(np.mean(aucs))
 
 
-def referral(answers: Answers) -> list[dict[str, Any]]:
-    """The referral curve: the cases kept as the least confident are deferred, 0 to 90 %."""
-    points = selective.referral_curve(
+def referral(answers: Answers, patients: Sequence[str] | None = None, *, seed: int = 0) -> list[dict[str, Any]]:
+    """The referral curve: the cases kept as the least confident are deferred, 0 to 90 %.
+
+    With `patients`, every number has its interval under low_ and high_.
+    """
+    rows = [_point(point) for point in _curve(answers)]
+    if patients is None:
+        return rows
+    found = _intervals_of_curve(answers, tuple(patients), seed)
+    return [row | dict(defined(_ends(one))) for row, one in zip(rows, found, strict=True)]
+
+
+def referral_falls(answers: Answers, patients: Sequence[str], *, seed: int = 0) -> list[float]:
+    """Shares of deferral at which the accuracy of the kept surely falls: there the order misleads."""
+    return list(falls(_curve(answers), _intervals_of_curve(answers, tuple(patients), seed)))
+
+
+def _curve(answers: Answers) -> tuple[ReferralPoint, ...]:
+    return selective.referral_curve(
         answers.score, answers.positive, answers.confidence, correct=answers.failures == 0.0
     )
-    return [_point(point) for point in points]
+
+
+@lru_cache(maxsize=1)
+def _intervals_of_curve(
+    answers: Answers, patients: tuple[str, ...], seed: int
+) -> tuple[dict[str, tuple[float, float]], ...]:
+    return referral_intervals(
+        answers.score, answers.positive, answers.confidence, patients, correct=answers.failures == 0.0, seed=seed
+    )
+
+
+def _ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    return {f"{end}_{name}": ends[at] for name, ends in intervals.items() for at, end in enumerate(("low", "high"))}
+
+
+def augrc_ratio(
+    first: Answers, second: Answers, patients: Sequence[str], *, seed: int, draws: int = DRAWS
+) -> dict[str, Any]:
+    """AUGRC of `first` over that of `second`, with its interval over patients; undefined where `second` never fails."""
+    ours, theirs = _statistics(first)["augrc"], _statistics(second)["augrc"]
+
+    def ratio(i: Index) -> float:
+        below = theirs(i)
+        return ours(i) / below if below > 0.0 else float("nan")
+
+    return _interval(selective.cluster_bootstrap(ratio, patients, seed=seed, draws=draws))
+
+
+def without_order(answers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same answers where nothing orders them: deferred by lot, none deferred, all deferred."""
+    lot = by_lot(answers)
+    none = lot | {"referral": lot["referral"][:1], "auroc_failure": None}
+    nothing = dict.fromkeys(lot) | {"n": answers["n"], "referral": []}
+    return {"random": lot, "defer_none": none, "defer_all": nothing | {"aurc": 0.0, "augrc": 0.0}}
 
 
 def by_lot(answers: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +128,15 @@ def by_lot(answers: dict[str, Any]) -> dict[str, Any]:
         point | {"auc": answers["auc"], "accuracy": answers["accuracy"], "sensitivity": None, "specificity": None}
         for point in answers["referral"]
     ]
-    return answers | {"aurc": error, "augrc": error / 2.0, "auroc_failure": 0.5, "referral": flat}
+    return answers | {
+        "aurc": error,
+        "augrc": error / 2.0,
+        "e_aurc": error - selective.oracle_aurc(error),
+        "auroc_failure": 0.5,
+        "fpr95": 0.95,
+        "aupr_error": error,
+        "referral": flat,
+    }
 
 
 def intervals(answers: Answers, patients: Sequence[str], *, seed: int, draws: int = DRAWS) -> dict[str, Any]:
@@ -125,6 +186,8 @@ def _statistics(answers: Answers) -> dict[str, Callable[[Index], float]]:
         "auc": lambda i: selective.auroc(positive[i], score[i]),
         "nll": lambda i: calibration.nll(log_p[i], labels[i]),
         "augrc": lambda i: selective.augrc(failures[i], confidence[i]),
+        "aurc": lambda i: selective.aurc(failures[i], confidence[i]),
+        "auroc_failure": lambda i: selective.failure_auroc(failures[i], confidence[i]),
     }
 
 

@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 RELEASE = "release.json"
 NOVELTY = "novelty.safetensors"
 CERTIFICATES = {"routine": "certificate-routine.json", "priority": "certificate-priority.json"}
-FORMAT = "secondread-release/1"
+FORMAT = "secondread-release/2"
 
 _deserialize: Callable[[bytes], list[object]] = safetensors.deserialize
 _ALLOWED = re.compile(

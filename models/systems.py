@@ -2,13 +2,14 @@
 
 `single` is one deterministic network, `dropout` one network with MC dropout, `ensemble` the deterministic members; each
 has its own temperature from the tune split where that is given, so that none is beaten for want of calibration.
-`random` answers as the release does and defers by lot.
+`route` answers as the release does and is ordered as the policy would route: what a gate stops goes first. `random`
+defers by lot, `defer_none` keeps every answer and `defer_all` none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from models.predictions import PredictedImage, log_means
 from models.preparation import PreparedImage
 from models.sampling import Ensemble
 from pipeline.domain.calibration import apply_temperature, finding_probability, fit_temperature
+from pipeline.domain.guards import is_certain, is_familiar
 from pipeline.domain.uncertainty import aggregate_parts
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import TriageProtocol
@@ -34,6 +36,7 @@ class Answers:
     labels: Labels
     protocol: TriageProtocol
     temperature: float
+    order: Floats | None = None  #: (N,) what orders deferral instead of the most probable class
 
     @property
     def p(self) -> Floats:
@@ -57,8 +60,8 @@ class Answers:
 
     @property
     def confidence(self) -> Floats:
-        """Probability of the most probable class (N,): what orders deferral."""
-        return np.asarray(self.p.max(axis=1))
+        """What orders deferral (N,): the probability of the most probable class, unless another order is given."""
+        return np.asarray(self.p.max(axis=1)) if self.order is None else self.order
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,6 +82,21 @@ def answers_of(predicted: Sequence[PredictedImage], temperature: float, protocol
         protocol=protocol,
         temperature=temperature,
     )
+
+
+def routed(
+    answers: Answers, predicted: Sequence[PredictedImage], *, information_limit: float, novelty_level: float
+) -> Answers:
+    """The release's answers in the order of its policy: first what a gate stops, then by confidence about the finding."""
+    stopped = [
+        not (
+            is_familiar(one.novelty.combined, novelty_level)
+            and is_certain(one.uncertainty.mutual_information, information_limit)
+        )
+        for one in predicted
+    ]
+    sure = np.maximum(answers.score, 1.0 - answers.score)
+    return replace(answers, order=np.where(stopped, sure - 1.0, sure))
 
 
 def pooled_looks(

@@ -34,7 +34,7 @@ def cluster_bootstrap(
     """
     if len(patients) == 0:
         raise ValueError("a bootstrap needs at least one case")
-    values = np.array([statistic(sample) for sample in _resamples(patients, seed, draws)], dtype=np.float64)
+    values = np.array([statistic(sample) for sample in resamples(patients, seed, draws)], dtype=np.float64)
     defined = values[np.isfinite(values)]
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(defined, [tail, 1.0 - tail]) if defined.size else (np.nan, np.nan)
@@ -56,7 +56,8 @@ def paired_difference(
     )
 
 
-def _resamples(patients: Sequence[str], seed: int, draws: int) -> Iterator[Indices]:
+def resamples(patients: Sequence[str], seed: int, draws: int) -> Iterator[Indices]:
+    """`draws` samples of case indices, each of as many patients as there are, drawn whole and with replacement."""
     generator = np.random.default_rng(seed)
     _, group = np.unique(np.asarray(patients), return_inverse=True)
     order = np.argsort(group, kind="stable")

@@ -7,6 +7,7 @@ and E-AURC (Geifman et al. 2019), AUGRC (Traub et al. 2024).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,16 @@ __all__ = [
     "ReferralPoint",
     "RiskCoverage",
     "augrc",
+    "aupr_error",
+    "aupr_success",
     "aurc",
     "auroc",
     "cluster_bootstrap",
     "e_aurc",
     "failure_auroc",
+    "fpr95",
+    "oracle_augrc",
+    "oracle_aurc",
     "paired_difference",
     "referral_curve",
     "risk_coverage",
@@ -72,11 +78,19 @@ def aurc(failures: ArrayLike, confidence: ArrayLike) -> float:
     return float((failed * tied[group]).sum() / n)
 
 
+def oracle_aurc(error_rate: float) -> float:
+    """AURC of a perfect order at an error rate e, for many cases: e + (1 - e) ln(1 - e); random order gives e."""
+    return error_rate + (1.0 - error_rate) * float(np.log1p(-error_rate)) if error_rate < 1.0 else 1.0
+
+
+def oracle_augrc(error_rate: float) -> float:
+    """AUGRC of a perfect order at an error rate e: e^2 / 2; random order gives e / 2."""
+    return error_rate**2 / 2.0
+
+
 def e_aurc(failures: ArrayLike, confidence: ArrayLike) -> float:
     """AURC less that of a perfect order with the same error rate e, e + (1 - e) ln(1 - e)."""
-    rate = float(checked_truths(failures, confidence)[0].mean())
-    oracle = rate + (1.0 - rate) * float(np.log1p(-rate)) if rate < 1.0 else 1.0
-    return aurc(failures, confidence) - oracle
+    return aurc(failures, confidence) - oracle_aurc(float(checked_truths(failures, confidence)[0].mean()))
 
 
 def augrc(failures: ArrayLike, confidence: ArrayLike) -> float:
@@ -91,3 +105,36 @@ def failure_auroc(failures: ArrayLike, confidence: ArrayLike) -> float:
     """Probability that a right answer is more confident than a wrong one; NaN when all or none fail."""
     failed, held = checked_truths(failures, confidence)
     return auroc(failed == 0.0, held)
+
+
+def fpr95(failures: ArrayLike, confidence: ArrayLike) -> float:
+    """Share of wrong answers kept at the threshold that keeps at least 95 % of the right ones; NaN when all or none fail."""
+    failed, held = checked_truths(failures, confidence)
+    wrong, right = held[failed == 1.0], np.sort(held[failed == 0.0])
+    if not len(wrong) or not len(right):
+        return float("nan")
+    dropped = len(right) - math.ceil(0.95 * len(right) - 1e-9)
+    return float((wrong >= right[dropped]).mean())
+
+
+def aupr_success(failures: ArrayLike, confidence: ArrayLike) -> float:
+    """Average precision of finding the right answers by confidence; NaN when all or none fail."""
+    failed, held = checked_truths(failures, confidence)
+    return _average_precision(failed == 0.0, held)
+
+
+def aupr_error(failures: ArrayLike, confidence: ArrayLike) -> float:
+    """Average precision of finding the wrong answers by lack of confidence; NaN when all or none fail."""
+    failed, held = checked_truths(failures, confidence)
+    return _average_precision(failed == 1.0, -held)
+
+
+def _average_precision(sought: NDArray[np.bool_], score: Floats) -> float:
+    """Sum of precision times the gain in recall over distinct thresholds, highest score first."""
+    if sought.all() or not sought.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits = np.cumsum(sought[order])[last]
+    recall = np.concatenate([[0.0], hits / sought.sum()])
+    return float((np.diff(recall) * hits / (last + 1.0)).sum())

@@ -156,13 +156,14 @@ def certified_limits(answer: ModelAnswer, protocol: TriageProtocol) -> tuple[str
     if policy is None:
         return ()
     limits = protocol.limits
-    sure = words.percent(1 - limits.delta / 2)
+    priority, routine = limits.priority_share_of_delta, 1.0 - limits.priority_share_of_delta
     sides = (
-        ("routine_below", limits.alpha, "with the finding keep an ordinary place"),
-        ("priority_above", limits.alpha_priority, "without the finding go to the front"),
+        ("routine_below", limits.alpha, routine, "with the finding keep an ordinary place"),
+        ("priority_above", limits.alpha_priority, priority, "without the finding go to the front"),
     )
     said = []
-    for name, alpha, what in sides:
+    for name, alpha, share, what in sides:
+        sure = words.percent(1.0 - limits.delta * share)
         limit = f"that at most {words.percent(alpha)} of studies {what}"
         has = policy.get(name) is not None
         said.append(f"Certified with confidence {sure} {limit}." if has else f"It is not certified {limit}.")

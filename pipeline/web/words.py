@@ -50,6 +50,21 @@ _ROUTES = {
 }
 
 
+_DETECTORS = {
+    "histogram": "overall brightness pattern",
+    "pixels": "sharpness, noise or framing",
+    "entropy": "an answer unusually undecided",
+    "early": "fine texture",
+    "shallow": "shapes",
+    "penultimate": "what the network makes of them",
+}
+
+
+def detector(name: str) -> str:
+    """In what the images are unlike the known ones, by the detector that says so."""
+    return _DETECTORS.get(name.partition(".")[0], plain(name))
+
+
 def chip(reason: str) -> str:
     """A reason in two or three words."""
     return _REASONS.get(reason, (plain(reason), ""))[0]
@@ -141,6 +156,7 @@ def study_words(header: Mapping[str, Any]) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "chip": chip,
     "sentence": sentence,
+    "detector": detector,
     "plain": plain,
     "finding": finding,
     "priority": priority,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from models import release_files
 from models.fitting import fit_release
-from models.looks import judge_of, look
+from models.looks import Judge, judge_of, look
 from models.preparation import group_cases, one_case_each
 from models.release import Release
 from models.sampling import Ensemble
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import Aggregate, Aggregation, Calibration, TriageProtocol
+from pipeline.web import words
+from pipeline.web.answer import certified_limits
 from tests.unit.test_fitting import images, members, protocol
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -110,17 +114,45 @@ def test_the_highest_slice_speaks_for_the_study_where_the_protocol_says_so(tmp_p
     highest = protocol().model_copy(update={"aggregation": Aggregation(slices=Aggregate.HIGHEST)})
     found = fit_release(highest, members(), images(), folder=tmp_path / "highest", created_at=NOW)
     case = group_cases(images()["tune"], highest)[1]
-    judge, seen = judge_of(found), look(Ensemble.load(found), case.parts, case.key)
-    finding = np.exp(seen.samples.log_probabilities[..., 1])
-    summary, _ = judge.summaries(seen)
-    assert summary.samples_digest != judge_of(found).summaries(seen)[1]
-    assert finding.max(axis=2).mean() >= finding.mean(axis=2).mean()
-    assert summary.members == 2
+    seen = look(Ensemble.load(found), case.parts, case.key)
+    summary, _ = judge_of(found).summaries(seen)
+    p = np.exp(seen.samples.log_probabilities)  # (members, passes, two slices, classes), and class 1 is the finding
+    chosen = np.where((p[:, :, 0, 1] >= p[:, :, 1, 1])[..., None], p[:, :, 0], p[:, :, 1])
+    sharpened = chosen.mean(axis=(0, 1)) ** (1.0 / found.temperature)
+    assert found.protocol.finding_indices == (1,)
+    assert summary.probabilities == pytest.approx(sharpened / sharpened.sum())
+    assert summary.probabilities != pytest.approx(judge_of_mean(found).summaries(seen)[0].probabilities, rel=1e-6)
 
 
-@pytest.mark.parametrize("limits", [{"method": "order_statistic"}, {"strata": "sex"}])
-def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, limits: dict[str, str]) -> None:
+def judge_of_mean(release: Release) -> Judge:
+    return replace(judge_of(release), protocol=release.protocol.model_copy(update={"aggregation": Aggregation()}))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"limits": {"method": "order_statistic"}},
+        {"limits": {"strata": "sex"}},
+        {"limits": {"largest_prevalence": 0.1}},
+        {"training": {"balanced": True}},
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, asked: dict[str, dict[str, object]]) -> None:
     content = protocol().model_dump(mode="json")
-    asked = TriageProtocol.model_validate(content | {"limits": content["limits"] | limits})
-    with pytest.raises(HaltPipeline, match=r"limits\."):
-        fit_release(asked, members(), images(), folder=tmp_path / "r", created_at=NOW)
+    content |= {section: content[section] | changes for section, changes in asked.items()}
+    setting = next(f"{section}.{name}" for section, changes in asked.items() for name in changes)
+    with pytest.raises(HaltPipeline, match=setting):
+        fit_release(TriageProtocol.model_validate(content), members(), images(), folder=tmp_path / "r", created_at=NOW)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_the_sides_share_delta_as_the_protocol_says(tmp_path: Path, share: float) -> None:
+    content = protocol().model_dump(mode="json")
+    content |= {"limits": content["limits"] | {"delta": 0.2, "priority_share_of_delta": share}}
+    asked = TriageProtocol.model_validate(content)
+    found = fit_release(asked, members(), images(), folder=tmp_path / "r", created_at=NOW)
+    assert found.certificates["priority"].delta == pytest.approx(0.2 * share)
+    assert found.certificates["routine"].delta == pytest.approx(0.2 * (1 - share))
+    answer = SimpleNamespace(policy={"routine_below": 0.1, "priority_above": 0.9, "certificate_expires": "2027-11-24"})
+    said = certified_limits(answer, asked)  # type: ignore[arg-type]
+    assert [words.percent(1 - 0.2 * (1 - share)) in said[0], words.percent(1 - 0.2 * share) in said[1]] == [True, True]

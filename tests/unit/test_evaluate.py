@@ -134,7 +134,10 @@ def test_the_report_has_every_key_that_is_promised(evaluation: Evaluation) -> No
     assert promised | {"baselines", "certificate", "novelty", "subgroups"} <= set(report)
     assert set(report["ece"]) == {"value", "null_95"}
     assert {"deferred", "auc", "accuracy"} <= set(report["referral"][0])
-    assert set(report["baselines"]) == {"single", "dropout", "ensemble", "random"}
+    assert set(report["baselines"]) == {
+        *("single", "dropout", "ensemble", "random"),
+        *("route", "defer_none", "defer_all"),
+    }
     assert all(promised <= set(found) for found in report["baselines"].values())
     assert set(report["novelty"]["ood"]) >= {"auroc", "flagged_at_5pct"}
     assert {"alpha", "delta", "positives", "misses", "certified", "sentence"} <= set(report["certificate"])
