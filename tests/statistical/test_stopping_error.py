@@ -34,7 +34,7 @@ def posterior(generator: np.random.Generator, members: int, passes: int, *, conc
 
 def run(settled: Settled, x: Floats, threshold: float, error: float) -> int:
     """Rounds made before the rule stops."""
-    budget = x.shape[1]
+    budget = int(x.shape[1])
     for made in range(FEWEST_ROUNDS, budget):
         if settled(x[:, :made], threshold, budget, error):
             return made
