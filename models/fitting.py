@@ -131,6 +131,7 @@ def fit_release(
         certificates,
         created_at=created_at,
         metrics=_metrics(_calibrated(judge, looks), labels, protocol),
+        routine_without_finding=_kept_without_finding(body, certified, certificates["routine"]),
     )
 
 
@@ -178,10 +179,6 @@ def _refuse_ignored(protocol: TriageProtocol) -> None:
     """A setting of the protocol that nothing here obeys must not seem to be obeyed."""
     if protocol.limits.strata is not None:
         raise HaltPipeline("limits.strata: a release has one certificate per side; remove it")
-    if protocol.limits.largest_prevalence is not None:
-        raise HaltPipeline("limits.largest_prevalence: no false-omission rate is derived for a release; remove it")
-    if protocol.training.balanced:
-        raise HaltPipeline("training.balanced: classes are drawn as often as they come; set it to false")
 
 
 def _judged(judge: Judge, cases: Sequence[PreparedCase], looks: Sequence[Look]) -> JudgedCases:
@@ -258,6 +255,13 @@ def _certify(
         dependencies=body.dependencies,
         method=body.protocol.limits.method.value,
     )
+
+
+def _kept_without_finding(body: ReleaseBody, certified: JudgedCases, certificate: Certificate) -> int:
+    if certificate.threshold is None:
+        return 0
+    scores = certified.gated("routine", body.mutual_information_limit, body.protocol.limits.novelty_level)
+    return int(((scores <= certificate.threshold) & ~certified.positive(body.protocol)).sum())
 
 
 def _metrics(log_p: NDArray[np.float64], labels: NDArray[np.int_], protocol: TriageProtocol) -> dict[str, float]:

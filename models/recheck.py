@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from models.fitting import JudgedCases
 from models.release import Release
 from pipeline.domain.certificate import Certificate, Side, clopper_pearson_upper
 from pipeline.domain.guards import certified_side
+from pipeline.domain.prevalence import false_omission_bound
 
 _CONFIDENCE = 0.95
 
@@ -23,6 +25,7 @@ def recheck(release: Release, judged: JudgedCases) -> dict[str, Any]:
     return _side(release, judged, "routine") | {
         "priority": _side(release, judged, "priority"),
         "routes": _routes(release, judged),
+        "false_omission": _false_omission(release),
         "cases": len(judged.cases),
         "patients": len(set(judged.patients)),
     }
@@ -45,8 +48,28 @@ def _side(release: Release, judged: JudgedCases, side: Side) -> dict[str, Any]:
         "smallest_alpha": certificate.smallest_alpha,
         "expires_on": certificate.expires_on.isoformat(),
         "sentence": certificate.sentence(),
+        "method": certificate.method,
+        "made_on": certificate.made_on.isoformat(),
+        "patients": certificate.patients,
         "judged": {"positives": n, "misses": k, "upper_95": upper, "passed": int(passed.sum())},
     }
+
+
+def _false_omission(release: Release) -> dict[str, Any] | None:
+    """The finding's share of ROUTINE at the protocol's largest prevalence, from the certify counts of both sides."""
+    certificate, prevalence = release.certificates["routine"], release.protocol.limits.largest_prevalence
+    kept = release.meta.get("routine_without_finding")
+    if prevalence is None or not certificate.certified or kept is None:
+        return None
+    found = false_omission_bound(
+        misses=certificate.misses,
+        positives=certificate.positives,
+        kept=int(kept),
+        negatives=certificate.patients - certificate.positives,
+        largest_prevalence=prevalence,
+        delta=certificate.delta,
+    )
+    return asdict(found) | {"sentence": found.sentence()}
 
 
 def _gated(release: Release, judged: JudgedCases, side: Side) -> NDArray[np.float64]:

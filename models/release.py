@@ -143,16 +143,19 @@ def write_release(
     *,
     created_at: datetime,
     metrics: Mapping[str, float] | None = None,
+    routine_without_finding: int | None = None,
 ) -> Release:
     """Write a release to `folder`, whole or not at all, and load it back verified.
 
-    Raises HaltPipeline when the folder exists or the parts do not belong together.
+    `routine_without_finding` counts the certify cases without the finding that the certificate's threshold leaves in
+    ROUTINE. Raises HaltPipeline when the folder exists or the parts do not belong together.
     """
     if folder.exists():
         raise HaltPipeline(f"{folder.name}: exists already; give a folder that does not")
     draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
-        _write_files(draft, body, certificates, created_at=created_at, metrics=metrics or {})
+        told = {"metrics": dict(metrics or {}), "routine_without_finding": routine_without_finding}
+        _write_files(draft, body, certificates, created_at=created_at, told=told)
         release_files.write_manifest(draft)
         Release.load(draft)
         os.replace(draft, folder)  # noqa: PTH105 - the one atomic step
@@ -167,7 +170,7 @@ def _write_files(
     certificates: Mapping[str, Certificate],
     *,
     created_at: datetime,
-    metrics: Mapping[str, float],
+    told: Mapping[str, Any],
 ) -> None:
     (folder / "members").mkdir(parents=True)
     for index, data in enumerate(body.members):
@@ -175,11 +178,11 @@ def _write_files(
     (folder / NOVELTY).write_bytes(body.novelty_bytes)
     for side, name in CERTIFICATES.items():
         (folder / name).write_bytes(_pretty(certificates[side].to_dict()))
-    (folder / RELEASE).write_bytes(_pretty(_meta(body, certificates, created_at, metrics)))
+    (folder / RELEASE).write_bytes(_pretty(_meta(body, certificates, created_at, told)))
 
 
 def _meta(
-    body: ReleaseBody, certificates: Mapping[str, Certificate], created_at: datetime, metrics: Mapping[str, float]
+    body: ReleaseBody, certificates: Mapping[str, Certificate], created_at: datetime, told: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -193,9 +196,8 @@ def _meta(
         "policy": _policy_content(_policy(body, certificates, "")),
         "data": dict(body.data),
         "dependencies": body.dependencies,
-        "metrics": dict(metrics),
         "libraries": {name: version(name) for name in _LIBRARIES},
-    }
+    } | dict(told)
 
 
 def _policy(body: ReleaseBody, certificates: Mapping[str, Certificate], digest: str) -> Policy:

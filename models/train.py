@@ -1,7 +1,8 @@
 """Training one member: a plain loop, chosen by the negative log-likelihood on the tune split.
 
 Why no label smoothing, mixup or class weights: each bends the probabilities that the certificate is made of. Why the
-best epoch by NLL and not by accuracy: the routes are thresholds on probabilities. Why a moving average of the weights:
+best epoch by NLL and not by accuracy: the routes are thresholds on probabilities. Where classes are drawn equally often,
+the prior that this makes is undone in the output's bias, before the epoch is chosen and anything is calibrated. Why a moving average of the weights:
 it costs nothing at inference and lowers the NLL (Polyak and Juditsky 1992, doi:10.1137/0330046).
 """
 
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from models.networks import build_network
 from models.training_record import EpochRecord
 from models.transforms import augment
+from pipeline.domain.calibration import prior_shift
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import TriageProtocol
 
@@ -27,6 +30,7 @@ __all__ = ["EpochRecord", "TrainedMember", "train_member"]
 
 _EVALUATION_BATCH = 64
 _AVERAGED_EPOCHS = 1.5  #: the moving average of the weights looks back over about this many epochs
+_FEWEST_SCHEDULED = 15  #: with fewer steps the rising part of the schedule would have none
 _LARGEST_GRADIENT = 5.0  #: norm to which gradients are clipped
 
 
@@ -83,6 +87,7 @@ class _Loop:
         self.shuffler = torch.Generator().manual_seed(seed)
         self.augmenter = torch.Generator().manual_seed(seed + 1)
         self.network: nn.Module = build_network(protocol).to(self.device)
+        self.shift = _prior_shift(labels, len(protocol.classes)) if self.training.balanced else None
         self.steps = max(1, math.ceil(len(images) / self.training.batch_size))
         keep = 1.0 - 1.0 / (_AVERAGED_EPOCHS * self.steps + 1.0)
         self.average = AveragedModel(self.network, multi_avg_fn=_moving_average(keep), use_buffers=True)
@@ -92,7 +97,7 @@ class _Loop:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
             max_lr=self.training.learning_rate,
-            total_steps=self.steps * self.training.epochs + 1,
+            total_steps=max(self.steps * self.training.epochs + 1, _FEWEST_SCHEDULED),
             pct_start=0.2,
         )
 
@@ -110,7 +115,7 @@ class _Loop:
         for epoch in range(self.training.epochs):
             started = time.monotonic()
             train_nll = self._epoch()
-            tune_nll, accuracy = _judge(self.average.module, tune_images, tune_labels, self.device)
+            tune_nll, accuracy = _judge(self.average.module, tune_images, tune_labels, self.device, self.shift)
             record = EpochRecord(
                 epoch=epoch,
                 train_nll=train_nll,
@@ -124,6 +129,8 @@ class _Loop:
                 best, weights = epoch, _copy(self.average.module)
             if epoch - best >= self.training.patience:
                 break
+        if self.shift is not None:
+            weights[_output_bias(self.network)] += self.shift
         return TrainedMember(member=member, seed=seed, weights=weights, history=tuple(history), best_epoch=best)
 
     def _epoch(self) -> float:
@@ -134,11 +141,19 @@ class _Loop:
         return total / len(self.images)
 
     def _batches(self) -> list[Tensor]:
-        order = torch.randperm(len(self.images), generator=self.shuffler)
+        order = self._order()
         batches = list(torch.split(order, self.training.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:  # batch normalisation needs more than one value
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
+
+    def _order(self) -> Tensor:
+        """One epoch's images: each once, or with `balanced` as many drawn anew so that every class is as likely."""
+        if self.shift is None:
+            return torch.randperm(len(self.images), generator=self.shuffler)
+        labels = self.labels.cpu()
+        weights = 1.0 / torch.bincount(labels).clamp(min=1)[labels].double()
+        return torch.multinomial(weights, len(labels), replacement=True, generator=self.shuffler)
 
     def _step(self, chosen: Tensor) -> float:
         batch = self.images[chosen]
@@ -171,11 +186,30 @@ def _moving_average(keep: float) -> Callable[[object, object, object], None]:
 
 
 @torch.inference_mode()
-def _judge(network: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> tuple[float, float]:
+def _judge(
+    network: nn.Module, images: Tensor, labels: Tensor, device: torch.device, shift: Tensor | None
+) -> tuple[float, float]:
     network.eval()
     logits = torch.cat([network(part.to(device)).float().cpu() for part in torch.split(images, _EVALUATION_BATCH)])
+    logits = logits if shift is None else logits + shift
     nll = functional.cross_entropy(logits, labels.to("cpu", torch.long))
     return float(nll), float((logits.argmax(1) == labels.to("cpu")).float().mean())
+
+
+def _prior_shift(labels: Tensor, classes: int) -> Tensor:
+    """What takes logits learnt with all classes equally often back to their natural shares, by Bayes' rule."""
+    natural = np.bincount(labels.cpu().numpy(), minlength=classes) / len(labels)
+    return torch.tensor(prior_shift(np.full(classes, 1.0 / classes), natural), dtype=torch.float32)
+
+
+def _output_bias(network: nn.Module) -> str:
+    """The name of the bias that is added to the logits: that of the last linear layer."""
+    named = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not named or f"{named[-1]}.bias" not in network.state_dict():
+        raise HaltPipeline(
+            "training.balanced: the network has no output bias to undo the class prior in; set it to false"
+        )
+    return f"{named[-1]}.bias"
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

@@ -131,10 +131,8 @@ def judge_of_mean(release: Release) -> Judge:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"limits": {"method": "order_statistic"}},
         {"limits": {"strata": "sex"}},
-        {"limits": {"largest_prevalence": 0.1}},
-        {"training": {"balanced": True}},
+        {"limits": {"strata": "scanner"}},
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, asked: dict[str, dict[str, object]]) -> None:

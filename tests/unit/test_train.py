@@ -171,3 +171,40 @@ def test_a_member_trains_on_cuda_in_mixed_precision() -> None:
     trained = train(small_protocol(), device="cuda")
     assert all(value.device.type == "cpu" for value in trained.weights.values())
     assert math.isfinite(trained.history[-1].tune_nll)
+
+
+def noise(counts: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that say nothing of their class: the best answer to each is the class prior."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return torch.randn(len(labels), 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)), labels
+
+
+def mean_answer(trained: TrainedMember, protocol: TriageProtocol, images: torch.Tensor) -> torch.Tensor:
+    network = build_network(protocol).eval()
+    network.load_state_dict(trained.weights)
+    with torch.inference_mode():
+        return torch.softmax(network(images), dim=1).mean(dim=0)
+
+
+def test_classes_drawn_equally_often_leave_no_trace_in_the_answers() -> None:
+    """Ten, twenty and seventy images without any clue: the answer is the natural prior and not a third each."""
+    protocol = small_protocol(epochs=8, patience=8, balanced=True, learning_rate=0.003)
+    images, labels = noise((20, 40, 140), 1)
+    tune = noise((6, 12, 42), 2)
+    trained = train_member(protocol, images, labels, *tune, member=0, seed=3)
+    found = mean_answer(trained, protocol, tune[0])
+    assert found.tolist() == pytest.approx([0.1, 0.2, 0.7], abs=0.08)
+    assert trained.history[trained.best_epoch].tune_nll < 0.95  # entropy of the prior: 0.80; a third each costs 1.10
+
+
+def test_without_the_correction_the_same_training_answers_a_third_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.train.prior_shift", lambda sampled, natural: 0.0 * sampled)
+    protocol = small_protocol(epochs=8, patience=8, balanced=True, learning_rate=0.003)
+    images, labels = noise((20, 40, 140), 1)
+    trained = train_member(protocol, images, labels, *noise((6, 12, 42), 2), member=0, seed=3)
+    assert max(mean_answer(trained, protocol, noise((6, 12, 42), 2)[0])) < 0.5
+
+
+def test_a_training_of_a_few_steps_has_a_schedule_too() -> None:
+    trained = train(small_protocol(epochs=1, batch_size=48))
+    assert len(trained.history) == 1
