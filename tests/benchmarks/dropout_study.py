@@ -181,7 +181,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             for members in sorted({row["members"] for row in rows}):
                 _line(place, [r for r in rows if _is(r, placement, rate, members)], split)
         _dress(place, rows, split)
-    axes[0].legend(handles=_legend(axes[0]), frameon=False, fontsize=8, loc="upper right")
+    figure.legend(handles=_legend(axes[0]), frameon=False, fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
@@ -204,6 +204,10 @@ def _dress(place: Any, rows: Sequence[dict[str, Any]], split: str) -> None:
     place.axhline(single, color="#777777", linestyle="--", linewidth=1)
     place.annotate("one network without dropout, mean", (0.02, single), xycoords=("axes fraction", "data"), fontsize=7)
     place.set_xscale("log")
+    place.set_yscale("log")
+    place.yaxis.set_major_formatter("{x:g}")
+    place.yaxis.set_minor_formatter("{x:g}")
+    place.tick_params(which="both", labelsize=8)
     place.set_title(f"{split} split", fontsize=10)
     place.set_xlabel("cost of one look, in deterministic forwards of one member")
     place.set_ylabel("AUGRC x 1000 (lower is better)")
