@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from models.evaluate import evaluate
 from models.predictions import predict, prediction_rows, write_predictions
 from models.preparation import prepare_images
 from models.release import Release
-from models.report import write_report
+from models.report import without_images, write_report
 from models.sampling import Ensemble
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import Sampling
 
 DEFAULT_NOVEL = ("ood",)
+_LOGGED = ("accuracy", "balanced_accuracy", "auc", "nll", "brier", "aurc", "augrc", "auroc_failure")
 
 
 def evaluate_release(
@@ -33,9 +35,14 @@ def evaluate_release(
     split: str = "test",
     novel: Sequence[str] | None = None,
     protocol: str | None = None,
+    studies_per_day: int | None = None,
+    reads_per_day: int | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
-    """Judge a release on `split` and write the report to `report`; returns what report.json holds."""
+    """Judge a release on `split` and write the report to `report`; returns what report.json holds.
+
+    A registered release has the report logged with it, without images and file names.
+    """
     found = find_release(house, release, protocol)
     strange = tuple(novel) if novel else DEFAULT_NOVEL
     labelled = read_labels(labels, found.protocol, needed=(split, *(novel or ())), novel=strange)
@@ -47,10 +54,22 @@ def evaluate_release(
         split=split,
         novel=strange,
         device=torch_device(house.settings.device),
+        studies_per_day=studies_per_day,
+        reads_per_day=reads_per_day,
         on_progress=_stage(on_progress),
     )
-    write_report(evaluation.report, report)
+    write_report(evaluation, report)
+    _log(house, found, evaluation.report, split)
     return evaluation.report
+
+
+def _log(house: House, release: Release, report: dict[str, Any], split: str) -> None:
+    """Put the report, without images and names of files, beside the release in the registry, where it is registered."""
+    with tempfile.TemporaryDirectory(prefix="report-", dir=house.settings.home) as scratch:
+        folder = Path(scratch) / split
+        write_report(without_images(report), folder)
+        numbers = {name: report[name] for name in _LOGGED if report.get(name) is not None}
+        house.registry.log_evaluation(release, folder, numbers, split=split)
 
 
 def predict_release(

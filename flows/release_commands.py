@@ -52,6 +52,12 @@ def evaluate(
         list[str] | None, typer.Option(help="Splits that hold no class of the protocol; default ood.")
     ] = None,
     protocol: ProtocolOption = None,
+    studies_per_day: Annotated[
+        int | None, typer.Option(help="Say what the policy costs in reads a day.", min=1)
+    ] = None,
+    reads_per_day: Annotated[
+        int | None, typer.Option(help="Reads a day there are; say if they suffice.", min=0)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Referral curves, calibration, certificate, subgroups, out-of-distribution: HTML, pictures and JSON."""
@@ -59,7 +65,16 @@ def evaluate(
         from flows.judging import evaluate_release
 
         result = evaluate_release(
-            house, release, labels, report, split=split, novel=novel, protocol=protocol, on_progress=shown.at
+            house,
+            release,
+            labels,
+            report,
+            split=split,
+            novel=novel,
+            protocol=protocol,
+            studies_per_day=studies_per_day,
+            reads_per_day=reads_per_day,
+            on_progress=shown.at,
         )
     if as_json:
         show_json(result)

@@ -1,4 +1,4 @@
-"""The three pictures of an evaluation: referral curve, reliability with its null band, risk against coverage."""
+"""Pictures of an evaluation and of a training: reliability with its null band, risk against coverage, loss by epoch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,6 @@ from pipeline.domain.calibration import ReliabilityBin
 
 _COLOURS = ("#0b5394", "#c0504d", "#6a9a3b", "#8064a2", "#7f7f7f")
 _DPI = 130
-_LEAST_SPAN = (0.9, 1.005)  #: of a share's axis, so that a hair's breadth is not drawn as a mountain
-_NAMES = {"auc": "AUC (finding)", "accuracy": "accuracy"}
-
-
-def referral_plot(
-    path: Path, curves: Mapping[str, Sequence[Mapping[str, float | None]]], measures: Sequence[str]
-) -> None:
-    """Each measure of the cases kept, against the share deferred, one line per way of choosing what to defer."""
-    figure, axes = _figure(len(measures))
-    for place, measure in zip(axes, measures, strict=True):
-        for colour, (name, points) in zip(_COLOURS, curves.items(), strict=False):
-            shown = [(p["deferred"], p[measure]) for p in points if p.get(measure) is not None]
-            x, y = zip(*shown, strict=True) if shown else ((), ())
-            place.plot(np.multiply(x, 100), y, marker="o", markersize=3, color=colour, label=name)
-        place.set_ylim(min(place.get_ylim()[0], _LEAST_SPAN[0]), _LEAST_SPAN[1])
-        _label(place, "cases deferred to a clinician, %", f"{_NAMES[measure]} of the cases kept")
-        place.legend(frameon=False, fontsize=8)
-    _write(figure, path)
 
 
 def reliability_plot(path: Path, bins: Sequence[ReliabilityBin]) -> None:

@@ -117,6 +117,22 @@ class Registry:
         self.set_alias(name, "challenger", str(made.version))
         return str(made.version)
 
+    def log_evaluation(self, release: Release, folder: Path, numbers: Mapping[str, float], *, split: str) -> bool:
+        """Put the files of `folder` and `numbers` beside a registered release; False where it is not registered.
+
+        The caller sees to it that neither holds an image or a name of a patient's file.
+        """
+        model = model_name(release.protocol)
+        known = {m.name for m in self._pages("search_registered_models")}
+        held = next((v for v in self._versions(model) if v.digest == release.digest), None) if model in known else None
+        if held is None:
+            return False
+        with self._speaking():
+            self._client.log_artifacts(held.run_id, str(folder), f"evaluation/{split}")
+            for name, number in numbers.items():
+                self._client.log_metric(held.run_id, f"evaluation.{split}.{name}", float(number))
+        return True
+
     def resolve(self, model: str, alias_or_version: str) -> RegisteredRelease:
         """The version that an alias points to now, or that version itself; raises HaltPipeline when there is none."""
         found = self._find(model, alias_or_version)

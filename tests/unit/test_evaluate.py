@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from models import measures
+from models.daily_reads import day
 from models.dataset import LabelledImage
 from models.evaluate import Evaluation, evaluate
 from models.fitting import JudgedCases, fit_release, judge_cases
@@ -24,11 +26,13 @@ from models.predictions import judge_of, predict, prediction_rows, write_predict
 from models.preparation import PreparedImage, group_cases, training_tensors
 from models.recheck import recheck
 from models.release import Release
+from models.report import without_images, write_report
 from models.sampling import Ensemble
+from models.subgroups import subgroups
 from models.systems import Answers, pooled_looks, simpler_systems
 from models.train import train_member
 from pipeline.errors import HaltPipeline
-from pipeline.protocol import TriageProtocol, load_protocol
+from pipeline.protocol import Sampling, TriageProtocol, load_protocol
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 SIZE = 16
@@ -61,6 +65,7 @@ def protocol() -> TriageProtocol:
             "name": "ResNet",
             "members": 2,
             "passes": 4,
+            "sampling": Sampling.FIXED,
             "arguments": {"block": "basic", "layers": [1] * 4, "block_inplanes": [4, 4, 8, 8], "no_max_pool": True},
         }
     )
@@ -281,3 +286,98 @@ def test_a_number_without_cases_is_none_and_never_a_guess() -> None:
     assert found["auc"] is None  # no case with the finding
     assert found["auroc_failure"] is None  # no failure
     assert found["accuracy"] == 1.0
+
+
+def test_every_baseline_has_its_paired_differences_and_the_ratio_is_of_the_means(evaluation: Evaluation) -> None:
+    report = evaluation.report
+    assert set(report["less"]) == {"single", "dropout", "ensemble", "route"}
+    assert report["less_single"] == report["less"]["single"]
+    expected = report["augrc"] / report["baselines"]["single"]["augrc"]
+    assert report["augrc_ratio_single"]["estimate"] == pytest.approx(expected)
+    none, everything = (report["baselines"][name] for name in ("defer_none", "defer_all"))
+    assert none["accuracy"] == report["accuracy"]
+    assert everything["augrc"] == 0.0
+    assert everything["accuracy"] is None
+
+
+def test_the_policys_order_defers_what_a_gate_stops_first(evaluation: Evaluation) -> None:
+    rows = [row for row in evaluation.rows if row["split"] == "test"]
+    assert evaluation.report["baselines"]["route"]["accuracy"] == evaluation.report["accuracy"]
+    assert len(rows) == evaluation.report["baselines"]["route"]["n"]
+
+
+def test_points_of_the_curve_lie_in_their_intervals_and_tell_what_was_deferred(evaluation: Evaluation) -> None:
+    for point in evaluation.report["referral"]:
+        assert point["low_accuracy"] - 0.02 <= point["accuracy"] <= point["high_accuracy"] + 0.02
+        deferred = point["deferred_positives"] + point["deferred_negatives"]
+        assert point["kept"] + deferred == evaluation.report["n"]
+
+
+def test_the_gallery_shows_what_its_titles_say_and_has_a_picture_of_each(evaluation: Evaluation) -> None:
+    gallery = evaluation.report["gallery"]
+    assert all(row["answer"] != row["label"] for row in gallery["confident_errors"])
+    information = [row["mutual_information"] for row in gallery["uncertain"]]
+    assert information == sorted(information, reverse=True)
+    assert {row["split"] for row in gallery["novel"][:5]} == {"ood"}
+    shown = {row["path"] for rows in gallery.values() for row in rows}
+    assert set(evaluation.pictures) == shown
+    assert all(picture.shape == (SIZE, SIZE) for picture in evaluation.pictures.values())
+
+
+def test_kinds_of_uncertainty_are_told_for_right_and_wrong_for_classes_and_for_strangers(
+    evaluation: Evaluation,
+) -> None:
+    kinds = evaluation.report["uncertainty"]
+    assert {"right", "wrong", "class glioma", "foreign ood"} <= set(kinds)
+    assert len(kinds["right"]["mi_member"]) + len(kinds["wrong"]["mi_member"]) == evaluation.report["n"]
+
+
+def test_a_group_that_pays_for_the_mean_is_blocked_and_named() -> None:
+    """One network is wrong on half of the north; the release mends the north and spoils the south for certain."""
+    labels = np.zeros(80, dtype=int)
+    shown = [
+        replace(
+            image, row=replace(image.row, patient=f"p{i}", extras={"site": "north" if i < 60 else "south"}), target=0
+        )
+        for i, image in enumerate(slices("test", 40, 0))
+    ]
+    right, wrong = np.log([0.9, 0.05, 0.05]), np.log([0.05, 0.9, 0.05])
+    single = answers(np.stack([wrong if i < 30 else right for i in range(80)]), list(labels))
+    ours = answers(np.stack([wrong if i >= 70 else right for i in range(80)]), list(labels))
+    found = {row["value"]: row for row in subgroups(ours, shown, single) if row["column"] == "site"}
+    assert (found["north"]["verdict"], found["south"]["verdict"]) == ("ok", "blocked")
+    assert found["south"]["augrc_less_single"]["low"] > 0
+    assert all("verdict" not in row for row in subgroups(ours, shown))
+
+
+def test_reads_a_day_are_asked_for_and_weighted_to_the_declared_prevalence(release: Release) -> None:
+    judged = {"routes": {"ROUTINE": {"finding": 0, "no_finding": 5}, "PRIORITY": {"finding": 5, "no_finding": 0}}}
+    judged |= {"cases": 20}
+    judged["routes"]["REVIEW"] = {"finding": 5, "no_finding": 5}
+    assert day(release, judged, None) == {}
+    found = day(release, judged, 100, 10)["reads"]
+    assert (found["prevalence"], found["prevalence_declared"]) == (0.5, False)
+    everyone = found["loads"][0]
+    assert everyone["mean"] == pytest.approx(100 * (0.25 + 0.5 + 0.05 * 0.25))
+    assert found["feasible"] is False
+    assert "not relaxed" in found["capacity_sentence"] or "no threshold is certified" in found["capacity_sentence"]
+
+
+def test_the_page_of_an_evaluation_is_whole_and_has_no_word_that_promises_absence(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    write_report(evaluation, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    words = re.sub(r"<style>.*?</style>|src=.data:[^'\"]*['\"]|<[^>]*>", " ", text)
+    assert not re.search(r"\b(normal|negative|cleared|healthy)\b", words, re.IGNORECASE)
+    for title in ("What is certified", "Calibration", "Wrong with the most confidence", "What this does not say"):
+        assert title in text
+    assert text.count("<figure>") >= 6
+    assert "nan" not in words.lower().split()
+
+
+def test_what_is_logged_elsewhere_names_no_image(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_report(without_images(evaluation.report), tmp_path)
+    text = (tmp_path / "report.html").read_text() + (tmp_path / "report.json").read_text()
+    assert not re.search(r"(test|tune)\d+\.png", text)
+    assert "Most uncertain" not in text

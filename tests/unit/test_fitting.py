@@ -23,7 +23,7 @@ from models.train import TrainedMember, train_member
 from pipeline.domain.certificate import gated_scores
 from pipeline.domain.stopping import Stop
 from pipeline.errors import HaltPipeline
-from pipeline.protocol import TriageProtocol, load_protocol
+from pipeline.protocol import Sampling, TriageProtocol, load_protocol
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 SIZE = 16
@@ -39,6 +39,7 @@ def protocol() -> TriageProtocol:
             "name": "ResNet",
             "members": 2,
             "passes": 4,
+            "sampling": Sampling.FIXED,
             "arguments": {"block": "basic", "layers": [1] * 4, "block_inplanes": [4, 4, 8, 8], "no_max_pool": True},
         }
     )

@@ -20,7 +20,7 @@ from models.training_record import EpochRecord
 from pipeline.domain.calibration import reliability_bins
 from pipeline.protocol import load_protocol
 
-FILES = {"report.json", "report.html", "referral.png", "reliability.png", "risk_coverage.png"}
+FILES = {"report.json", "report.html", "referral.png", "make_up.png", "reliability.png", "risk_coverage.png"}
 
 
 def answers(seed: int) -> Answers:
@@ -96,8 +96,9 @@ def test_the_page_asks_nothing_of_any_network(report: dict[str, Any], tmp_path: 
     text = (tmp_path / "report.html").read_text()
     page = _Page()
     page.feed(text)
-    assert len(page.sources) == 3
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    pictures = [source for source in page.sources if not source.startswith("#")]
+    assert len(pictures) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
     assert not page.tags & {"script", "link", "iframe"}
     assert not re.search(r"https?://|url\(", text)
 
@@ -114,7 +115,7 @@ def test_the_page_says_the_certificate_and_escapes_what_it_is_given(report: dict
 
 def test_the_pictures_can_be_opened_and_are_not_blank(report: dict[str, Any], tmp_path: Path) -> None:
     write_report(report, tmp_path)
-    for name in ("referral.png", "reliability.png", "risk_coverage.png"):
+    for name in ("referral.png", "make_up.png", "reliability.png", "risk_coverage.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 400
             assert np.asarray(picture.convert("L")).std() > 5
