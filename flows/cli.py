@@ -21,6 +21,7 @@ from flows import (
     release_commands,
     service_commands,
     study_commands,
+    whatif_commands,
 )
 from pipeline.errors import SecondreadError
 from pipeline.logs import log_to
@@ -36,7 +37,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Uncertainty-aware triage for medical imaging: it knows when to ask for a second read.",
 )
-for commands in (house_commands, study_commands, release_commands, planning_commands, service_commands):
+for commands in (
+    house_commands,
+    study_commands,
+    release_commands,
+    planning_commands,
+    whatif_commands,
+    service_commands,
+):
     app.registered_commands.extend(commands.app.registered_commands)
 app.add_typer(registry_commands.app, name="models", help="The registry: list, show, promote, roll back, history.")
 app.add_typer(house_commands.audit, name="audit", help="The audit trail.")

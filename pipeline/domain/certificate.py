@@ -83,6 +83,16 @@ class Certificate:
             return False
         return threshold <= self.threshold if self.side == "routine" else threshold >= self.threshold
 
+    def threshold_at(self, alpha: float) -> float | None:
+        """The threshold that the same counts, climbed from the same rung, give for another limit; None where none does.
+
+        For planning: a limit chosen after looking at what it gives is not certified by it.
+        """
+        check_limits(alpha, self.delta, self.made_on, self.expires_on)
+        p_values = exact_p_values([r.k for r in self.rungs], [r.n for r in self.rungs], alpha)
+        last = climb(p_values, self.start, self.delta)
+        return None if last is None else self.rungs[last].threshold
+
     def sentence(self) -> str:
         """The certificate in one plain sentence."""
         return certificate_sentence(
