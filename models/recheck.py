@@ -50,7 +50,7 @@ def _side(release: Release, judged: JudgedCases, side: Side) -> dict[str, Any]:
         "sentence": certificate.sentence(),
         "method": certificate.method,
         "made_on": certificate.made_on.isoformat(),
-        "patients": certificate.patients,
+        "certified_patients": certificate.patients,
         "judged": {"positives": n, "misses": k, "upper_95": upper, "passed": int(passed.sum())},
     }
 

@@ -27,6 +27,7 @@ _COLUMNS = {
     "auroc_failure": "AUROC of failure",
     "fpr95": "FPR at 95 %",
 }
+_DIGITS = {"aurc": 4, "augrc": 4}
 _SYSTEMS = {name: title for name, (title, _, _) in LINES.items()} | {
     "defer_none": "none deferred",
     "defer_all": "all deferred",
@@ -119,10 +120,10 @@ def _certificate(report: Report) -> str:
 
 def _on_whom(report: Report) -> str:
     certificate = report["certificate"]
-    if "patients" not in certificate:
+    if "certified_patients" not in certificate:
         return ""
     parts = [
-        f"Certified on {certificate['patients']} patients, {certificate['positives']} with the finding",
+        f"Tested on {certificate['certified_patients']} patients kept for it, {certificate['positives']} with the finding",
         f"by {str(certificate.get('method', 'ladder')).replace('_', ' ')}",
         f"made on {certificate.get('made_on', '')}, valid to {certificate.get('expires_on', '')}",
     ]
@@ -147,7 +148,10 @@ def _systems(report: Report) -> str:
     systems = {"release": report} | {
         name: report["baselines"][name] for name in _SYSTEMS if name in report["baselines"]
     }
-    rows = [[_SYSTEMS[name], *(_number(found.get(key)) for key in _COLUMNS)] for name, found in systems.items()]
+    rows = [
+        [_SYSTEMS[name], *(_number(found.get(key), _DIGITS.get(key, 3)) for key in _COLUMNS)]
+        for name, found in systems.items()
+    ]
     table = _table(["", *_COLUMNS.values()], rows, ours=0)
     less = report.get("less") or {"single": report["less_single"]}
     differences = [

@@ -146,13 +146,25 @@ def _never(_seen: PosteriorSamples) -> bool:
 
 
 def _in_rounds(begun: Sequence[Passes], seeds: Sequence[Sequence[int]], settled: Settled) -> PosteriorSamples:
-    """One pass of every member at a time, until settled; the first rounds, which are made anyway, together."""
-    made = _log_probabilities(torch.stack([go(seeds[m][:FEWEST_ROUNDS]) for m, go in enumerate(begun)]))
-    while made.shape[1] < len(seeds[0]) and not settled(PosteriorSamples(made)):
-        now = made.shape[1]
-        following = torch.stack([go(seeds[m][now : now + 1]) for m, go in enumerate(begun)])
-        made = np.concatenate([made, _log_probabilities(following)], axis=1)
+    """Rounds of one pass per member, up to the first at which `settled`.
+
+    They are drawn in blocks, each as long as all before it, since passes drawn together cost far less; rounds beyond the one
+    that settles are dropped, so that how they were drawn shows nowhere.
+    """
+    budget, asked = len(seeds[0]), FEWEST_ROUNDS
+    made = _drawn(begun, seeds, 0, min(FEWEST_ROUNDS, budget))
+    while asked < budget:
+        if settled(PosteriorSamples(made[:, :asked])):
+            return PosteriorSamples(made[:, :asked])
+        asked += 1
+        if asked > (now := made.shape[1]):
+            made = np.concatenate([made, _drawn(begun, seeds, now, min(2 * now, budget))], axis=1)
     return PosteriorSamples(made)
+
+
+def _drawn(begun: Sequence[Passes], seeds: Sequence[Sequence[int]], first: int, end: int) -> NDArray[np.float64]:
+    """Log probabilities (M, end - first, P, C) of these passes of every member."""
+    return _log_probabilities(torch.stack([go(seeds[m][first:end]) for m, go in enumerate(begun)]))
 
 
 def _log_probabilities(logits: Tensor) -> NDArray[np.float64]:

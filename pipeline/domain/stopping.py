@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 FEWEST_ROUNDS = 2
 _CLIP = 4.0  # times the threshold
 _MOST_AT_STAKE = 0.95  # of what keeps the capital positive
-_NEAR = 2.0  # times the limit, either way, counts as near it
+_NEAR = 1.5  # times the limit, either way, counts as near it
 
 
 class Stop(StrEnum):

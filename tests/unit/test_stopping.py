@@ -85,7 +85,7 @@ def test_one_round_never_settles_a_case() -> None:
     assert not RULE.is_settled(rounds(0.0, 1), 0.0)
 
 
-@pytest.mark.parametrize("information", [0.051, 0.1, 0.199, float("nan"), float("inf")])
+@pytest.mark.parametrize("information", [0.067, 0.1, 0.149, float("nan"), float("inf")])
 def test_a_case_whose_information_is_near_its_limit_or_undefined_goes_on(information: float) -> None:
     assert RULE.is_settled(rounds(0.0, 19), 0.05)
     assert not RULE.is_settled(rounds(0.0, 19), information)
