@@ -12,7 +12,8 @@ from flows.environment import prepare_environment
 def run_with_house_environment(program, home):
     return subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"SECONDREAD_HOME": str(home), "PYTHONPATH": str(Path.cwd())},
+        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        | {"SECONDREAD_HOME": str(home), "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
         check=False,

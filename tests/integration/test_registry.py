@@ -18,10 +18,10 @@ from models.training_record import EpochRecord
 from pipeline.domain.certificate import certify
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.errors import HaltPipeline, RetryLater
-from pipeline.protocol import load_protocol
+from tests.slice_protocol import slice_protocol
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
-PROTOCOL = load_protocol("brain-tumour-slice")
+PROTOCOL = slice_protocol()
 MODEL = "secondread-brain-tumour-slice"
 
 

@@ -125,7 +125,7 @@ def test_predict_writes_the_promised_columns(base, trained, labels):
     header = out.read_text().splitlines()[0]
     assert header == (
         "path,label,patient,split,p_no_tumour,p_tumour,predictive_entropy,expected_entropy,mi_dropout,mi_member,"
-        "novelty_p,route_score,passes"
+        "novelty_p,route_score,passes,budget,stop"
     )
     assert len(out.read_text().splitlines()) == 1 + 22
 

@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 COMMANDS = (
     *("init", "doctor", "status", "audit", "models", "demo"),
     *("ingest", "triage", "watch", "replay"),
-    *("train", "evaluate", "predict"),
+    *("train", "evaluate", "predict", "plan", "whatif"),
     *("serve", "deploy", "work"),
 )
 HEAVY = ("torch", "monai", "prefect", "mlflow", "fastapi")

@@ -15,7 +15,7 @@ from models.promotion import gate
 from models.release import Release, ReleaseBody, write_release
 from pipeline.domain.certificate import certify
 from pipeline.domain.novelty import NoveltyReference
-from pipeline.protocol import load_protocol
+from tests.slice_protocol import slice_protocol
 
 TODAY = date(2026, 11, 23)
 METRICS = {"tune_accuracy": 0.9, "tune_nll": 0.3}
@@ -25,7 +25,7 @@ def make_release(folder: Path, metrics: Mapping[str, float]) -> Release:
     generator = torch.Generator().manual_seed(0)
     features = np.random.default_rng(0).normal(size=(20, 3))
     body = ReleaseBody(
-        protocol=load_protocol("brain-tumour-slice"),
+        protocol=slice_protocol(),
         members=tuple(save({"w": torch.randn(3, generator=generator)}) for _ in range(3)),
         novelty=NoveltyReference.fit({"histogram": features[:10]}, {"histogram": features[10:]}),
         temperature=1.0,

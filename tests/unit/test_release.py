@@ -20,14 +20,14 @@ from models.release_files import write_manifest
 from pipeline.domain.certificate import Certificate, certify
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.errors import HaltPipeline
-from pipeline.protocol import load_protocol
+from tests.slice_protocol import slice_protocol
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
 @cache
 def body(seed: int = 0) -> ReleaseBody:
-    protocol = load_protocol("brain-tumour-slice")
+    protocol = slice_protocol()
     generator = torch.Generator().manual_seed(seed)
     members = tuple(save({"w": torch.randn(3, 2, generator=generator)}) for _ in range(protocol.network.members))
     features = np.random.default_rng(seed).normal(size=(40, 4))
@@ -72,7 +72,7 @@ def test_a_release_comes_back_as_it_was_written(tmp_path: Path) -> None:
     release = written(tmp_path / "r")
     loaded = Release.load(tmp_path / "r", release.digest)
     assert loaded.digest == release.digest
-    assert loaded.protocol == load_protocol("brain-tumour-slice")
+    assert loaded.protocol == slice_protocol()
     assert loaded.temperature == 0.75
     assert loaded.certificates == certificates(body())
     assert loaded.certificates["routine"].certified
@@ -259,7 +259,7 @@ def test_a_part_that_the_certificates_were_not_made_for_is_refused(
 
 def test_another_number_of_passes_voids_the_certificate_even_with_its_digest_mended(tmp_path: Path) -> None:
     folder = written(tmp_path / "r").folder
-    protocol = load_protocol("brain-tumour-slice")
+    protocol = slice_protocol()
     swapped = protocol.model_copy(update={"network": protocol.network.model_copy(update={"passes": 2})})
 
     def change(content: dict[str, object]) -> None:
