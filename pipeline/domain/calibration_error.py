@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int_]
 
 BINS = 15
+_MOST_SWEPT = 200  # bins
 
 
 class Binning(StrEnum):
@@ -41,7 +42,7 @@ class ReliabilityBin:
 def top_label(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
     """Confidence (N,) of the most probable class and whether it is the label, as 0 or 1 (N,)."""
     p, truth = checked_pairs(probabilities, labels)
-    return p.max(axis=1), (p.argmax(axis=1) == truth).astype(np.float64)
+    return np.minimum(p.max(axis=1), 1.0), (p.argmax(axis=1) == truth).astype(np.float64)
 
 
 def checked_pairs(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, Labels]:
@@ -93,10 +94,13 @@ def debiased_squared_error(confidence: ArrayLike, outcome: ArrayLike, *, bins: i
 
 
 def sweep_error(confidence: ArrayLike, outcome: ArrayLike) -> float:
-    """The error on the largest number of equal-mass bins whose frequencies rise with confidence (Roelofs et al. 2022)."""
+    """The error on the most equal-mass bins before whose frequencies first fall with confidence (Roelofs et al. 2022).
+
+    At most `_MOST_SWEPT` bins and two cases a bin: a model that is right throughout never falls.
+    """
     p, y = _pairs(confidence, outcome)
     best = _groups(p, 1, Binning.EQUAL_MASS)
-    for bins in range(2, len(p) + 1):
+    for bins in range(2, min(len(p) // 2, _MOST_SWEPT) + 1):
         groups = _groups(p, bins, Binning.EQUAL_MASS)
         if (np.diff([y[group].mean() for group in groups]) < 0).any():
             break
