@@ -2,8 +2,9 @@
 
 Why no label smoothing, mixup or class weights: each bends the probabilities that the certificate is made of. Why the
 best epoch by NLL and not by accuracy: the routes are thresholds on probabilities. Where classes are drawn equally often,
-the prior that this makes is undone in the output's bias, before the epoch is chosen and anything is calibrated. Why a moving average of the weights:
-it costs nothing at inference and lowers the NLL (Polyak and Juditsky 1992, doi:10.1137/0330046).
+the prior that this makes is undone in the output's bias, before the epoch is chosen and anything is calibrated. Why a
+moving average of the weights: it costs nothing at inference and lowers the NLL (Polyak and Juditsky 1992,
+doi:10.1137/0330046).
 """
 
 from __future__ import annotations
