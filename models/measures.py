@@ -118,7 +118,7 @@ def without_order(answers: dict[str, Any]) -> dict[str, dict[str, Any]]:
     lot = by_lot(answers)
     none = lot | {"referral": lot["referral"][:1], "auroc_failure": None}
     nothing = dict.fromkeys(lot) | {"n": answers["n"], "referral": []}
-    return {"random": lot, "defer_none": none, "defer_all": nothing | {"aurc": 0.0, "augrc": 0.0}}
+    return {"random": lot, "defer_none": none, "defer_all": nothing}
 
 
 def by_lot(answers: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def _called_for(report: Mapping[str, Any]) -> list[str]:
         found.append("ROUTINE is not certified, so that every study is read: nothing here is an automatic decision.")
     if report.get("referral_falls"):
         shares = ", ".join(f"{100 * share:.0f} %" for share in report["referral_falls"])
-        found.append(f"Deferring more makes the rest worse at {shares}: there the order of uncertainty misleads.")
+        found.append(
+            f"Deferring more seems to make the rest worse at {shares}: there the order of uncertainty may mislead."
+        )
     small = [f"{g['column']} {g['value']}" for g in report.get("subgroups", ()) if g["patients"] < _FEW_OF_A_GROUP]
     if small:
         found.append(f"Fewer than {_FEW_OF_A_GROUP} patients stand behind: {', '.join(small)}.")

@@ -140,7 +140,7 @@ def _referral(report: Report, pictures: Mapping[str, bytes]) -> str:
     warning = ""
     if report.get("referral_falls"):
         shares = ", ".join(f"{100 * share:.0f} %" for share in report["referral_falls"])
-        warning = f"<p class=stop><b>The curve falls</b> at {shares}: deferring more makes the rest worse there.</p>"
+        warning = f"<p class=stop><b>The curve seems to fall</b> at {shares}: deferring more may make the rest worse there.</p>"
     return warning + "".join(_picture(pictures, name, text) for name, text in _CURVES.items())
 
 

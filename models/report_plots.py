@@ -18,7 +18,7 @@ Point = Mapping[str, Any]
 
 LINES = {
     "release": ("this release", "#0072b2", "-"),
-    "route": ("this release, in the order of its policy", "#009e73", "--"),
+    "route": ("this release, gated cases deferred first", "#009e73", "--"),
     "ensemble": ("deterministic ensemble", "#e69f00", "-."),
     "dropout": ("one network, MC dropout", "#cc79a7", ":"),
     "single": ("one deterministic network", "#d55e00", "--"),

@@ -25,7 +25,8 @@ def subgroups(
     """Accuracy, finding recall and AUGRC of every value of `COLUMNS`, where the labels file has them.
 
     With `single`, the AUGRC less that of one deterministic network, with its interval over patients, and a verdict: "blocked"
-    where it surely rises although it falls on the mean, "watch" where it rises and may be chance, "ok" otherwise.
+    where it surely rises although it falls on the mean, "watch" where it rises and may be chance, "too few"
+    where the group has too few images to tell, "ok" otherwise.
     """
     improves = single is not None and _augrc(answers) < _augrc(single)
     found = []
@@ -81,7 +82,9 @@ def _against(
 
 
 def _verdict(found: selective.Interval, *, improves: bool, enough: bool) -> str:
-    if not improves or not enough or not found.estimate > 0.0:
+    if not enough:
+        return "too few"
+    if not improves or not found.estimate > 0.0:
         return "ok"
     return "blocked" if found.low > 0.0 else "watch"
 

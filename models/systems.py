@@ -2,7 +2,7 @@
 
 `single` is one deterministic network, `dropout` one network with MC dropout, `ensemble` the deterministic members; each
 has its own temperature from the tune split where that is given, so that none is beaten for want of calibration.
-`route` answers as the release does and is ordered as the policy would route: what a gate stops goes first. `random`
+`route` answers as the release does; what a gate stops is deferred first, the rest by confidence about the finding. `random`
 defers by lot, `defer_none` keeps every answer and `defer_all` none.
 """
 
@@ -87,7 +87,7 @@ def answers_of(predicted: Sequence[PredictedImage], temperature: float, protocol
 def routed(
     answers: Answers, predicted: Sequence[PredictedImage], *, information_limit: float, novelty_level: float
 ) -> Answers:
-    """The release's answers in the order of its policy: first what a gate stops, then by confidence about the finding."""
+    """The release's answers, deferred in another order: first what a gate stops, then the least sure about the finding."""
     stopped = [
         not (
             is_familiar(one.novelty.combined, novelty_level)

@@ -44,7 +44,7 @@ class MissWatch:
     alarmed_at: int | None = None  #: reads made when the alarm was raised
 
     def __post_init__(self) -> None:
-        if not (0.0 < self.rate < 1.0 and 0.0 < self.delta < 1.0) or len(self.logs) != len(MULTIPLES):
+        if not (0.0 < self.rate < _HIGHEST_RATE and 0.0 < self.delta < 1.0) or len(self.logs) != len(MULTIPLES):
             raise ValueError("a watch needs a certified rate and a delta between 0 and 1")
 
     @property
@@ -83,7 +83,8 @@ def any_site(watches: Mapping[str, MissWatch]) -> tuple[bool, tuple[str, ...]]:
         raise ValueError("needs at least one site")
     delta = min(watch.delta for watch in watches.values())
     named = tuple(name for name, watch in watches.items() if watch.highest >= len(watches) / delta)
-    return sum(watch.e_value for watch in watches.values()) / len(watches) >= 1.0 / delta, named
+    together = sum(watch.e_value for watch in watches.values()) / len(watches)
+    return bool(named) or together >= 1.0 / delta, named
 
 
 @dataclass(frozen=True, kw_only=True)

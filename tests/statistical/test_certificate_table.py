@@ -1,7 +1,7 @@
 """Certification at the sizes and limits of a published simulation: violations, power, and what other rules would do.
 
 Scores are binormal with AUC 0.95 and a prevalence of 10 %, so that every true rate is known in closed form; tune and certify have
-the same size, delta is 5 %. Reference figures (ladder): at most 1 % of ROUTINE with the finding, 1500 cases: 2.5 % violations, 71 %
+the same size but for one row, delta is 5 %. Reference figures (ladder): at most 1 % of ROUTINE with the finding, 1500 cases: 2.5 % violations, 71 %
 certified, 41.9 % of cases in ROUTINE; 2 %, 1000 cases: 2.5 %, 96 %, 71.7 %; 5 % missed findings, 2000 cases: ladder 56 %
 and order statistic 57 % of cases in ROUTINE, Bonferroni over forty rungs 42 %, the empirical threshold violates in 39 %. Violations above
 binom.ppf(0.999, runs, delta) happen by chance once in a thousand honest suites; shares have a standard error below 2.5 %.
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.statistical
 
 DISTANCE = float(np.sqrt(2) * norm.ppf(0.95))
 PREVALENCE, DELTA, RUNS = 0.1, 0.05, 400
+_MOST_TUNED = 1500  # the published row of 3000 cases has 1500 to tune on
 MOST_VIOLATIONS = int(binom.ppf(0.999, RUNS, DELTA))
 
 
@@ -67,7 +68,7 @@ def false_omissions(alpha: float, n: int, seed: int, prevalence: float = PREVALE
     ladder: list[float | None] = []
     naive: list[float | None] = []
     for _ in range(RUNS):
-        tune, judged = draw(generator, n, prevalence), draw(generator, n, prevalence)
+        tune, judged = draw(generator, min(n, _MOST_TUNED), prevalence), draw(generator, n, prevalence)
         found = certify_several(*tune, *judged, [risk], delta=DELTA)
         ladder.append(found.threshold)
         fits = [r.threshold for r in found.rungs for k, m in r.counts if m and k <= alpha * m]
@@ -83,19 +84,15 @@ def false_omissions(alpha: float, n: int, seed: int, prevalence: float = PREVALE
         (0.02, 600, 0.10, 0.76, 0.536),
         (0.02, 1000, 0.10, 0.96, 0.717),
         (0.05, 300, 0.10, 0.97, 0.839),
-        (0.005, 1500, 0.05, None, None),  # published for 3000 cases: 67 % and 42 %; half as many must do worse
         (0.005, 3000, 0.05, 0.67, 0.424),
     ],
 )
 def test_the_findings_share_of_routine_is_certified_as_often_and_as_usefully_as_published(
-    alpha: float, cases: int, prevalence: float, certified: float | None, routine: float | None
+    alpha: float, cases: int, prevalence: float, certified: float, routine: float
 ) -> None:
     ladder, naive = false_omissions(alpha, cases, int(1000 * alpha) + cases, prevalence)
     assert ladder.violations <= MOST_VIOLATIONS
     assert naive.violations > 0.1 * RUNS  # the same simulation sees a rule without a guarantee
-    if certified is None or routine is None:
-        assert ladder.certified < 0.6
-        return
     assert ladder.certified == pytest.approx(certified, abs=0.10)
     assert ladder.routine == pytest.approx(routine, abs=0.10)
 

@@ -296,7 +296,7 @@ def test_every_baseline_has_its_paired_differences_and_the_ratio_is_of_the_means
     assert report["augrc_ratio_single"]["estimate"] == pytest.approx(expected)
     none, everything = (report["baselines"][name] for name in ("defer_none", "defer_all"))
     assert none["accuracy"] == report["accuracy"]
-    assert everything["augrc"] == 0.0
+    assert everything["augrc"] is None  # nothing is kept that could be risked
     assert everything["accuracy"] is None
 
 
@@ -348,6 +348,21 @@ def test_a_group_that_pays_for_the_mean_is_blocked_and_named() -> None:
     assert (found["north"]["verdict"], found["south"]["verdict"]) == ("ok", "blocked")
     assert found["south"]["augrc_less_single"]["low"] > 0
     assert all("verdict" not in row for row in subgroups(ours, shown))
+
+
+def test_a_group_too_small_to_tell_is_never_called_ok() -> None:
+    labels = np.zeros(40, dtype=int)
+    shown = [
+        replace(
+            image, row=replace(image.row, patient=f"p{i}", extras={"site": "south" if i < 6 else "north"}), target=0
+        )
+        for i, image in enumerate(slices("test", 20, 0))
+    ]
+    right, wrong = np.log([0.9, 0.05, 0.05]), np.log([0.05, 0.9, 0.05])
+    single = answers(np.stack([wrong if i >= 20 else right for i in range(40)]), list(labels))
+    ours = answers(np.stack([wrong if i < 6 else right for i in range(40)]), list(labels))
+    found = {row["value"]: row["verdict"] for row in subgroups(ours, shown, single) if row["column"] == "site"}
+    assert found == {"north": "ok", "south": "too few"}
 
 
 def test_reads_a_day_are_asked_for_and_weighted_to_the_declared_prevalence(release: Release) -> None:

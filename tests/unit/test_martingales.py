@@ -52,6 +52,8 @@ def test_some_site_is_found_by_the_mean_and_named_only_when_it_alone_is_enough()
     some, named = any_site({"a": calm, "b": wild})
     assert (some, named) == (True, ("b",))
     assert any_site({"a": calm, "b": watched([True])}) == (False, ())
+    calmed = watched([True] * 3 + [False] * 3000)
+    assert any_site({"a": calm, "b": calmed}) == (True, ("b",))  # named once, some site stays named
     with pytest.raises(ValueError, match="at least one site"):
         any_site({})
 
@@ -91,8 +93,9 @@ def test_scores_that_cannot_be_ranked_are_refused(score: float) -> None:
 
 
 def test_limits_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        MissWatch(rate=0.0, delta=0.05)
+    for rate in (0.0, 0.995, 1.0):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            MissWatch(rate=rate, delta=0.05)
     with pytest.raises(ValueError, match="between 0 and 1"):
         ShiftWatch.start([1.0], delta=1.0, seed=0)
 
