@@ -66,7 +66,7 @@ def evaluate_release(
 def _log(house: House, release: Release, report: dict[str, Any], split: str) -> None:
     """Put the report, without images and names of files, beside the release in the registry, where it is registered."""
     with tempfile.TemporaryDirectory(prefix="report-", dir=house.settings.home) as scratch:
-        folder = Path(scratch) / split
+        folder = Path(scratch)
         write_report(without_images(report), folder)
         numbers = {name: report[name] for name in _LOGGED if report.get(name) is not None}
         house.registry.log_evaluation(release, folder, numbers, split=split)

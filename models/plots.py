@@ -53,7 +53,7 @@ def training_plot(path: Path, histories: Sequence[Sequence[EpochRecord]]) -> Non
         epochs = [record.epoch for record in history]
         place.plot(epochs, [r.tune_nll for r in history], color=colour, label=f"member {member}, tune")
         place.plot(epochs, [r.train_nll for r in history], color=colour, linestyle=":", linewidth=1)
-    _label(place, "epoch (dotted: train)", "negative log-likelihood, nats")
+    _label(place, "epoch (dotted: train)", "log loss, nats")
     place.legend(frameon=False, fontsize=8)
     _write(figure, path)
 

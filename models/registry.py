@@ -41,6 +41,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }
 
+_UNSAFE = re.compile(r"[^0-9A-Za-z_-]")  #: what the name of a split may not bring into the name of an artefact
+
 
 def model_name(protocol: TriageProtocol) -> str:
     """The name under which releases of `protocol` are registered."""
@@ -123,14 +125,16 @@ class Registry:
         The caller sees to it that neither holds an image or a name of a patient's file.
         """
         model = model_name(release.protocol)
-        known = {m.name for m in self._pages("search_registered_models")}
-        held = next((v for v in self._versions(model) if v.digest == release.digest), None) if model in known else None
-        if held is None:
-            return False
         with self._speaking():
-            self._client.log_artifacts(held.run_id, str(folder), f"evaluation/{split}")
+            known = {m.name for m in self._pages("search_registered_models")}
+            versions = self._versions(model) if model in known else ()
+            held = next((v for v in versions if v.digest == release.digest), None)
+            if held is None:
+                return False
+            plain = _UNSAFE.sub("_", split)
+            self._client.log_artifacts(held.run_id, str(folder), f"evaluation/{plain}")
             for name, number in numbers.items():
-                self._client.log_metric(held.run_id, f"evaluation.{split}.{name}", float(number))
+                self._client.log_metric(held.run_id, f"evaluation.{plain}.{name}", float(number))
         return True
 
     def resolve(self, model: str, alias_or_version: str) -> RegisteredRelease:

@@ -19,6 +19,7 @@ from models.report_page import page
 from models.report_plots import LINES, kinds_of_uncertainty, make_up, referral_panels
 from pipeline.domain.calibration import ReliabilityBin
 
+_PICTURES = ("referral.png", "make_up.png", "reliability.png", "risk_coverage.png", "kinds.png")
 _ON_THE_CURVE = ("release", "route", "ensemble", "dropout", "single", "random")
 
 
@@ -30,8 +31,10 @@ def write_report(evaluation: Evaluation | Mapping[str, Any], folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(defined(dict(report)), indent=1, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    for name in _PICTURES:
+        (folder / name).unlink(missing_ok=True)
     _draw(report, folder)
-    pictures = {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+    pictures = {name: (folder / name).read_bytes() for name in _PICTURES if (folder / name).exists()}
     (folder / "report.html").write_text(page(report, pictures, shown), encoding="utf-8")
 
 

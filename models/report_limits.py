@@ -25,9 +25,9 @@ def verdict(report: Mapping[str, Any]) -> str:
     told = f"{ratio['estimate']:.2f} times that of one deterministic network"
     told += "" if low is None else f" (95 % interval {low:.2f} to {high:.2f})"
     if high is not None and high < 1.0:
-        sense = "The ensemble's uncertainty is worth its cost on these patients"
+        sense = "The release does better than one network on these patients"
     elif low is not None and low > 1.0:
-        sense = "The ensemble's uncertainty is worse than one network's on these patients"
+        sense = "The release does worse than one network on these patients"
     else:
         sense = "A gain over one network is not proven on these patients"
     return f"{sense}: the mean risk of an undetected error (AUGRC) is {told}."
