@@ -13,6 +13,7 @@ from flows.bootstrap import House
 from pipeline.domain.case import Reason
 from pipeline.errors import HaltPipeline, RetryLater, SecondreadError
 from pipeline.protocol import TriageProtocol
+from pipeline.settings import Settings
 from pipeline.store import alias_rows
 
 
@@ -52,7 +53,7 @@ class ChampionDesk:
         release = self._house.registry.download(model, version)
         if release.digest != digest:
             raise HaltPipeline(f"{model}: the bytes of version {version} are not those that were promoted")
-        self._loaded[protocol.name] = load_predictor(release, self._house.settings.device)
+        self._loaded[protocol.name] = load_predictor(release, self._house.settings)
         return self._loaded[protocol.name]
 
     def _agreed(self, protocol: TriageProtocol) -> tuple[str, str, str]:
@@ -72,12 +73,19 @@ class ChampionDesk:
         return ours.release_digest, ours.version, model
 
 
-def load_predictor(release: Any, device: str) -> Any:
-    """The predictor of a verified release on `device` (auto, cpu or cuda)."""
+def load_predictor(release: Any, settings: Settings) -> Any:
+    """The predictor of a verified release on the device and the engine that the settings ask for."""
     from models.predictor import ReleasePredictor
     from models.sampling import Ensemble
 
-    return ReleasePredictor(release, Ensemble.load(release, device=torch_device(device)))
+    return ReleasePredictor(release, Ensemble.load(release, torch_device(settings.device), engine_search(settings)))
+
+
+def engine_search(settings: Settings) -> Any:
+    """What may run the networks: everything installed, chosen by a remembered measurement, or None for plain PyTorch."""
+    from models.backend_choice import Search
+
+    return None if settings.engine == "torch" else Search(memory=settings.engine_memory)
 
 
 def torch_device(wanted: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.bootstrap import House
-from flows.champion import torch_device
+from flows.champion import engine_search, torch_device
 from flows.readers import read_dicom
 from flows.releases import find_release
 from flows.workplace import OnProgress, silent
@@ -21,6 +21,7 @@ from models.report import without_images, write_report
 from models.sampling import Ensemble
 from pipeline.errors import HaltPipeline
 from pipeline.protocol import Sampling
+from pipeline.settings import Settings
 
 DEFAULT_NOVEL = ("ood",)
 _LOGGED = ("accuracy", "balanced_accuracy", "auc", "nll", "brier", "aurc", "augrc", "auroc_failure")
@@ -54,6 +55,7 @@ def evaluate_release(
         split=split,
         novel=strange,
         device=torch_device(house.settings.device),
+        search=engine_search(house.settings),
         studies_per_day=studies_per_day,
         reads_per_day=reads_per_day,
         on_progress=_stage(on_progress),
@@ -89,7 +91,7 @@ def predict_release(
     labelled = read_labels(labels, found.protocol, labelled=False)
     splits = list(dict.fromkeys(row.split for row in labelled.rows))
     images = prepare_images(labelled, found.protocol, splits, read_dicom, on_progress=_stage(on_progress))
-    ensemble = _ensemble(found, passes, torch_device(house.settings.device))
+    ensemble = _ensemble(found, passes, house.settings)
     ordered = [image for split in splits for image in images[split]]
     predicted = predict(found, ensemble, ordered, on_progress=_stage(on_progress))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +99,8 @@ def predict_release(
     return len(predicted)
 
 
-def _ensemble(release: Release, passes: int | None, device: str) -> Ensemble:
-    ensemble = Ensemble.load(release, device)
+def _ensemble(release: Release, passes: int | None, settings: Settings) -> Ensemble:
+    ensemble = Ensemble.load(release, torch_device(settings.device), engine_search(settings))
     if passes is not None:
         ensemble.passes, ensemble.sampling = passes, Sampling.FIXED
     return ensemble

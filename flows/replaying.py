@@ -28,4 +28,4 @@ def _predictor(house: House, digest: str | None) -> Any:
     found = next((release for release in house.registry.list() if release.digest == digest), None)
     if found is None:
         raise HaltPipeline(f"the registry no longer holds release {digest[:12]}, which decided this case; restore it")
-    return load_predictor(house.registry.download(found.model, found.version), house.settings.device)
+    return load_predictor(house.registry.download(found.model, found.version), house.settings)

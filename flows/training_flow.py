@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.bootstrap import House
-from flows.champion import torch_device
+from flows.champion import engine_search, torch_device
 from flows.member_training import member_trainer, save_arrays
 from flows.promotion_flow import record_move
 from flows.readers import read_dicom
@@ -80,6 +80,7 @@ def _train(place: Workplace, *, protocol: str, labels: Path, seed: int, actor: s
             folder=Path(scratch) / "release",
             created_at=datetime.now(UTC),
             device=device,
+            search=engine_search(house.settings),
             on_progress=stage,
         )
         version = _register(house, chosen, release, members, actor=actor)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from models import measures
+from models.backend_choice import Search
 from models.daily_reads import day
 from models.fitting import JudgedCases, judge_cases
 from models.judged_images import gallery, sampling, shown_images, uncertainty_by_kind
@@ -54,6 +55,7 @@ def evaluate(
     device: str | None = None,
     ensemble: Ensemble | None = None,
     on_progress: OnProgress = silent,
+    search: Search | None = None,
     studies_per_day: int | None = None,
     reads_per_day: int | None = None,
 ) -> Evaluation:
@@ -68,7 +70,7 @@ def evaluate(
         raise HaltPipeline(f"split {split} has no image; name another with --split, or give some patients that split")
     if any(image.target is None for image in judged):
         raise HaltPipeline(f"split {split} has images of no class of the protocol; name it with --novel instead")
-    networks = ensemble or Ensemble.load(release, device)
+    networks = ensemble or Ensemble.load(release, device, search)
     predicted = predict(release, networks, judged, stage="judge", on_progress=on_progress)
     tuned = pooled_looks(networks, images["tune"]) if images.get("tune") else None
     answers = answers_of(predicted, release.temperature, release.protocol)

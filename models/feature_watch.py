@@ -15,21 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.dropout_placement import anatomy
-from pipeline.errors import HaltPipeline
-
-PENULTIMATE = "penultimate"
-SHALLOW = "shallow"
-EARLY = "early"
-DEPTHS = (PENULTIMATE, SHALLOW, EARLY)
+from models.network_depths import DEPTHS, PENULTIMATE, inner_depths, last_linear
 
 
 class FeatureWatch:
     """Collects features (P, F) from the forward passes made while it is watching, in order."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._head = _last_linear(network)
-        self._inner, self._tokens = _inner_depths(network)
+        self._head = last_linear(network)
+        self._inner, self._tokens = inner_depths(network)
         self._seen: dict[str, list[Tensor]] = {depth: [] for depth in DEPTHS}
 
     @contextmanager
@@ -59,19 +53,3 @@ class FeatureWatch:
         over = 1 if self._tokens else tuple(range(2, output.dim()))
         pooled = output[:parts].detach().float().mean(dim=over)
         self._seen[depth].append(pooled.to("cpu", torch.float64))
-
-
-def _last_linear(network: nn.Module) -> nn.Linear:
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise HaltPipeline("network: it has no linear layer whose input could serve as features; use another network")
-    return linear[-1]
-
-
-def _inner_depths(network: nn.Module) -> tuple[dict[str, nn.Module], bool]:
-    """The shallower depths of a known network and whether they are tokens; another network has none."""
-    try:
-        parts = anatomy(network)
-        return {SHALLOW: network.get_submodule(parts.shallow), EARLY: network.get_submodule(parts.early)}, parts.tokens
-    except (HaltPipeline, AttributeError):
-        return {}, False

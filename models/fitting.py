@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.backend_choice import Search
 from models.looks import Judge, Judgement, Look, look, pooled_parts
 from models.networks import build_network
 from models.novelty_features import case_features
@@ -88,6 +89,7 @@ def fit_release(
     folder: Path,
     created_at: datetime,
     device: str | None = None,
+    search: Search | None = None,
     on_progress: OnProgress = silent,
 ) -> Release:
     """Calibrate, certify and write the release of `members` to `folder`; `images` has train, tune and certify.
@@ -96,9 +98,9 @@ def fit_release(
     """
     _refuse_missing(images)
     _refuse_ignored(protocol)
-    ensemble = Ensemble(
-        [_network(protocol, member) for member in members], protocol.network.passes, device, protocol.network.sampling
-    )
+    asked = protocol.network
+    networks = [_network(protocol, member) for member in members]
+    ensemble = Ensemble(networks, asked.passes, device, asked.sampling, search)
     tune = group_cases(images["tune"], protocol)
     looks = _looks(ensemble, tune, on_progress)
     labels = _labels(tune)

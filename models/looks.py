@@ -16,6 +16,7 @@ from models.summary import one_case, summarise
 from pipeline.domain.evidence import NoveltySummary, UncertaintySummary
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.domain.stopping import Stop, StoppingRule
+from pipeline.domain.stopping_path import information_path
 from pipeline.domain.uncertainty import PosteriorSamples, decompose
 from pipeline.errors import DeferCase
 from pipeline.protocol import Sampling, TriageProtocol
@@ -81,22 +82,21 @@ class Judge:
         except DeferCase:
             return UNDEFINED
 
-    def is_settled(self, samples: PosteriorSamples, series: Sequence[int] | None) -> bool:
-        """Whether a case whose rounds so far are `samples` (M, r, P, C) needs no further one."""
+    def first_settled(self, samples: PosteriorSamples, series: Sequence[int] | None) -> int | None:
+        """The fewest of the rounds `samples` (M, r, P, C) after which the case needs no further one, or None."""
         if self.stopping is None or not samples.finite.all():
-            return False
-        case = one_case(samples, self.protocol, self.temperature, series)
-        finding = np.exp(case.log_probabilities[:, :, 0, list(self.protocol.finding_indices)]).sum(axis=-1)
-        return self.stopping.is_settled(finding, float(decompose(case).mutual_information[0]))
+            return None
+        case = one_case(samples, self.protocol, self.temperature, series).log_probabilities[:, :, 0]
+        finding = np.exp(case[:, :, list(self.protocol.finding_indices)]).sum(axis=-1)
+        return self.stopping.first_settled(finding, information_path(case))
 
     def shortened(self, found: Look) -> Look:
         """`found`, sampled with the whole budget, as adaptive sampling would have left it."""
-        log_p = found.samples.log_probabilities
-        for rounds in range(1, found.samples.passes):
-            seen = PosteriorSamples(log_p[:, :rounds])
-            if self.is_settled(seen, found.series):
-                return Look(samples=seen, features=found.features, series=found.series)
-        return found
+        rounds = self.first_settled(found.samples, found.series)
+        if rounds is None or rounds >= found.samples.passes:
+            return found
+        seen = PosteriorSamples(found.samples.log_probabilities[:, :rounds])
+        return Look(samples=seen, features=found.features, series=found.series)
 
     def _stop(self, samples: PosteriorSamples) -> Stop:
         if self.protocol.network.sampling is Sampling.OFF and samples.passes == 1:
@@ -132,7 +132,7 @@ def look(
     """Sample and describe one case, as long as `judge` is not settled about it; raises DeferCase when not finite."""
     adaptive = judge is not None and judge.stopping is not None
     samples, features = ensemble.examine(
-        parts, key, (lambda seen: judge.is_settled(seen, series)) if judge is not None and adaptive else None
+        parts, key, (lambda seen: judge.first_settled(seen, series)) if judge is not None and adaptive else None
     )
     return Look(
         samples=samples,

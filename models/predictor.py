@@ -60,6 +60,7 @@ class ReleasePredictor:
             "processor": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
             "device": device.type,
             "threads": str(torch.get_num_threads()),
+            "engine": self._ensemble.engine,
         }
 
     def analyse(self, case_key: str, volumes: Sequence[Volume]) -> Analysis:

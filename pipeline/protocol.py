@@ -117,6 +117,7 @@ class Sampling(StrEnum):
     OFF = "off"  #: Once and without dropout: the members' disagreement is all that is known of the uncertainty.
     FIXED = "fixed"  #: `passes` times.
     ADAPTIVE = "adaptive"  #: In rounds of one pass per member, until the route is settled or `passes` are used up.
+    MOMENTS = "moments"  #: `passes` quasi-random points of the Gaussian with the moments of head dropout.
 
 
 class Network(_Checked):
@@ -234,6 +235,10 @@ class TriageProtocol(_Checked):
             raise ValueError(f"routes: {', '.join(missing)} missing; give each a specialty and longest_wait_minutes")
         if self.network.dimensions == 2 and self.preprocessing.size[0] != 1:
             raise ValueError("preprocessing.size: a 2-D network reads slices; set the first entry to 1")
+        if self.network.sampling is Sampling.MOMENTS and self.network.dropout.placement is not DropoutPlacement.HEAD:
+            raise ValueError(
+                "network.sampling: moments are known for dropout before the last layer only; set placement"
+            )
         if self.series.slices[0] > self.series.slices[1]:
             raise ValueError("series.slices: the fewest exceed the most; swap them")
         low, high = self.preprocessing.intensity_percentiles

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     claim_minutes: Annotated[float, Field(gt=0)] = 30.0  #: how long a reader holds a case without renewing
     chunk_size: Annotated[int, Field(ge=1, le=1000)] = 8  #: cases claimed at once
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "torch"] = "auto"  #: auto: whatever runs the networks fastest here; torch: plain PyTorch
     decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  #: address space of the child that parses and decodes
     decode_seconds: Annotated[float, Field(gt=0)] = 20.0  #: wall clock the child has for one call
     bind: str = "127.0.0.1"
@@ -40,6 +41,11 @@ class Settings(BaseSettings):
     def host_names(self) -> tuple[str, ...]:
         """Host names the reading room answers to, besides localhost."""
         return tuple(name.strip() for name in self.hosts.split(",") if name.strip())
+
+    @property
+    def engine_memory(self) -> Path:
+        """The file that remembers which engine ran the networks fastest on this machine."""
+        return self.home / "engine.json"
 
     @property
     def database(self) -> str:

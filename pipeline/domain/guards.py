@@ -184,7 +184,7 @@ def _as_sampled(found: UncertaintySummary, policy: Policy) -> bool:
     if policy.sampling == "off":
         return found.stop == Stop.OFF and found.passes == found.budget == 1
     whole = found.stop == Stop.BUDGET and found.passes == found.budget == policy.passes
-    if policy.sampling == "fixed":
+    if policy.sampling in {"fixed", "moments"}:
         return whole
     settled = found.stop == Stop.SETTLED and FEWEST_ROUNDS <= found.passes < found.budget == policy.passes
     return policy.sampling == "adaptive" and (whole or settled)

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.domain.stopping_path import CLIP, MOST_AT_STAKE, settled_rounds
+
 Floats = NDArray[np.float64]
 
 FEWEST_ROUNDS = 2
-_CLIP = 4.0  # times the threshold
-_MOST_AT_STAKE = 0.95  # of what keeps the capital positive
 _NEAR = 1.5  # times the limit, either way, counts as near it
 
 
@@ -77,6 +77,20 @@ class StoppingRule:
             return False
         return all(side_settled(seen, threshold, self.budget, self.error) for threshold in self.thresholds)
 
+    def first_settled(self, finding: ArrayLike, information: ArrayLike) -> int | None:
+        """The fewest rounds after which no further pass is needed, by `is_settled`, or None where there are none yet.
+
+        `finding` (M, R) are the rounds made, `information` (R,) is the corrected mutual information after each of them.
+        """
+        seen, told = np.asarray(finding, dtype=np.float64), np.asarray(information, dtype=np.float64)
+        if not self.thresholds or seen.ndim != 2 or not np.isfinite(seen).all():
+            return None
+        open_ = (self.information_limit / _NEAR < told) & (told < self.information_limit * _NEAR)
+        settled = np.isfinite(told) & ~open_ & (np.arange(1, seen.shape[1] + 1) >= FEWEST_ROUNDS)
+        for threshold in self.thresholds:
+            settled &= settled_rounds(seen, threshold, self.budget, self.error)
+        return int(np.argmax(settled)) + 1 if settled.any() else None
+
     def _is_near_limit(self, information: float) -> bool:
         return self.information_limit / _NEAR < information < self.information_limit * _NEAR
 
@@ -112,10 +126,10 @@ def side_settled(finding: Floats, threshold: float, budget: int, error: float) -
         return True
     if below < enough or mean >= limit:
         return False
-    return bool(values.max() <= _CLIP * limit) or capitals(finding, threshold, budget, clip=np.inf)[1] >= enough
+    return bool(values.max() <= CLIP * limit) or capitals(finding, threshold, budget, clip=np.inf)[1] >= enough
 
 
-def capitals(finding: Floats, threshold: float, budget: int, *, clip: float = _CLIP) -> tuple[float, float]:
+def capitals(finding: Floats, threshold: float, budget: int, *, clip: float = CLIP) -> tuple[float, float]:
     """The largest capital reached by betting that the budget's mean is above `threshold`, and below it.
 
     `clip` is in multiples of the threshold. Infinite where the passes not yet made can no longer change the side. For
@@ -161,7 +175,7 @@ def _mirrored(finding: Floats, threshold: float) -> tuple[Floats, float]:
 
 def _stakes(past: Floats, rest: float) -> tuple[float, float]:
     """What is put on "above" and on "below": approximate growth-optimal from the past, half of the most at first."""
-    most_up, most_down = _MOST_AT_STAKE / rest, _MOST_AT_STAKE / (1.0 - rest)
+    most_up, most_down = MOST_AT_STAKE / rest, MOST_AT_STAKE / (1.0 - rest)
     if not past.size:
         return most_up / 2.0, most_down / 2.0
     mean = (0.5 + past.sum()) / (past.size + 1.0)

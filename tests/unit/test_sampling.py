@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -400,34 +401,39 @@ def test_adaptive_passes_are_the_first_passes_of_the_whole_budget(placement: str
     ensemble = Ensemble(networks, 6, sampling=Sampling.ADAPTIVE)
     fixed = Ensemble(networks, 6).sample(images(2), "case")
     whole, _ = ensemble.examine(images(2), "case")
-    stopped, _ = ensemble.examine(images(2), "case", lambda seen: seen.passes >= 4)
+    stopped, _ = ensemble.examine(images(2), "case", lambda seen: 4 if seen.passes >= 4 else None)
     assert (stopped.passes, whole.passes) == (4, 6)
     np.testing.assert_array_equal(stopped.log_probabilities, whole.log_probabilities[:, :4])
     np.testing.assert_allclose(whole.log_probabilities, fixed.log_probabilities, atol=1e-5)  # batched otherwise
 
 
-def test_adaptive_sampling_asks_after_two_rounds_and_then_after_every_one() -> None:
+def test_adaptive_sampling_asks_after_blocks_that_grow_by_half_and_keeps_the_rounds_that_suffice() -> None:
     asked: list[int] = []
 
-    def never(seen: PosteriorSamples) -> bool:
+    def after(enough: int, seen: PosteriorSamples) -> int | None:
         asked.append(seen.passes)
-        return False
+        return enough if seen.passes >= enough else None
 
-    ensemble = Ensemble(networks_of("resnet_basic", "last_stage"), 6, sampling=Sampling.ADAPTIVE)
-    found, _ = ensemble.examine(images(1), "case", never)
-    assert (asked, found.passes) == ([2, 3, 4, 5], 6)
+    ensemble = Ensemble(networks_of("resnet_basic", "last_stage"), 11, sampling=Sampling.ADAPTIVE)
+    found, _ = ensemble.examine(images(1), "case", partial(after, 5))
+    assert (asked, found.passes) == ([4, 6], 5)
+    asked.clear()
+    found, _ = ensemble.examine(images(1), "case", partial(after, 99))
+    assert (asked, found.passes) == ([4, 6, 9, 11], 11)
 
 
 def test_the_deterministic_part_runs_once_however_many_rounds_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     ensemble = Ensemble(networks_of("resnet_basic", "last_stage"), 6, sampling=Sampling.ADAPTIVE)
     ensemble.sample(images(1), "warm")
     runs: list[int] = []
-    member = ensemble._members[0]
-    assert member.split is not None
-    before = member.split.prefix.forward
-    monkeypatch.setattr(member.split.prefix, "forward", lambda *x: runs.append(1) or before(*x))
-    ensemble.examine(images(1), "case", lambda seen: False)
-    assert len(runs) == 1
+    for member, piece in zip(ensemble._members, ("observer", "prefix"), strict=True):
+        once = getattr(member.split, piece)
+        before = once.forward
+        monkeypatch.setattr(
+            once, "forward", lambda *x, before=before, index=member.index: runs.append(index) or before(*x)
+        )
+    ensemble.examine(images(1), "case", lambda seen: None)
+    assert runs == [0, 1]
 
 
 def test_sampling_that_is_off_is_one_look_without_dropout() -> None:
