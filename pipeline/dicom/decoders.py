@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, uid
+from pydicom.encaps import encapsulate, generate_frames
 
 from pipeline.dicom import attributes
 from pipeline.dicom.parsing import COMPRESSED
 from pipeline.dicom.pixel_description import PixelDescription
+from pipeline.dicom.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
@@ -53,23 +56,61 @@ def decoder_of(transfer_syntax_uid: str) -> Decoder:
     return decoder
 
 
-def stored_values(dataset: Dataset, transfer_syntax_uid: str, description: PixelDescription) -> NDArray[Any]:
+def stored_values(
+    dataset: Dataset, transfer_syntax_uid: str, description: PixelDescription, threads: int = 1
+) -> NDArray[Any]:
     """Stored values (F, H, W) or (F, H, W, S) before any lookup table; palette indices stay indices.
 
-    Raises whatever the decoders raise: callers turn that into a refusal.
+    Compressed frames are decoded by so many `threads`. Raises whatever the decoders raise: callers turn that into a
+    refusal.
     """
+    pixels = _pixel_bytes(dataset, description)
     if transfer_syntax_uid not in COMPRESSED and description.is_plain(transfer_syntax_uid):
-        return _native(dataset, transfer_syntax_uid, description)
-    array, _ = decoder_of(transfer_syntax_uid).as_array(
-        _pixel_bytes(dataset, description), raw=True, **_options(dataset, description)
-    )
+        return native_values(pixels, transfer_syntax_uid, description)
+    array = _decoded(bytes(pixels), dataset, transfer_syntax_uid, description, threads)
     shape = (description.frames, description.rows, description.columns)
     return array.reshape(shape if description.samples == 1 else (*shape, description.samples))
 
 
-def _pixel_bytes(dataset: Dataset, description: PixelDescription) -> bytes:
+def native_values(content: bytes | memoryview, transfer_syntax_uid: str, description: PixelDescription) -> NDArray[Any]:
+    """Stored values (F, H, W) that lie in `content` as they are, without a copy where no bits are spare."""
+    order = ">" if transfer_syntax_uid == uid.ExplicitVRBigEndian else "<"
+    shape = (description.frames, description.rows, description.columns)
+    array = np.frombuffer(content, description.dtype(order), count=prod(shape)).reshape(shape)
+    return without_unused_bits(array, description)
+
+
+def _decoded(
+    pixels: bytes, dataset: Dataset, transfer_syntax_uid: str, description: PixelDescription, threads: int
+) -> NDArray[Any]:
+    decoder, options = decoder_of(transfer_syntax_uid), _options(dataset, description)
+    if threads > 1 and description.frames > 1 and transfer_syntax_uid in COMPRESSED:
+        frames = _frames(pixels, options)
+        if len(frames) == description.frames:
+            return _side_by_side(decoder, frames, options, threads)
+    array, _ = decoder.as_array(pixels, raw=True, **options)
+    return array
+
+
+def _frames(pixels: bytes, options: dict[str, Any]) -> list[bytes]:
+    offsets = options.get("extended_offsets")
+    found = generate_frames(pixels, number_of_frames=options["number_of_frames"], extended_offsets=offsets)
+    return list(islice(found, options["number_of_frames"] + 1))
+
+
+def _side_by_side(decoder: Decoder, frames: list[bytes], options: dict[str, Any], threads: int) -> NDArray[Any]:
+    alone = {key: found for key, found in options.items() if key != "extended_offsets"} | {"number_of_frames": 1}
+
+    def one(frame: bytes) -> NDArray[Any]:
+        array, _ = decoder.as_array(encapsulate([frame], has_bot=False), raw=True, **alone)
+        return array
+
+    return np.stack(side_by_side(one, frames, threads))
+
+
+def _pixel_bytes(dataset: Dataset, description: PixelDescription) -> bytes | memoryview:
     found = getattr(dataset.get_item(description.keyword), "value", None)
-    if not isinstance(found, bytes):
+    if not isinstance(found, bytes | memoryview):
         raise TypeError
     return found
 
@@ -90,14 +131,6 @@ def _options(dataset: Dataset, description: PixelDescription) -> dict[str, Any]:
     }
     offsets = tuple(attributes.value(dataset, f"ExtendedOffsetTable{end}") for end in ("", "Lengths"))
     return options | ({"extended_offsets": offsets} if all(offsets) else {})
-
-
-def _native(dataset: Dataset, transfer_syntax_uid: str, description: PixelDescription) -> NDArray[Any]:
-    order = ">" if transfer_syntax_uid == uid.ExplicitVRBigEndian else "<"
-    content = _pixel_bytes(dataset, description)
-    shape = (description.frames, description.rows, description.columns)
-    array = np.frombuffer(content, description.dtype(order), count=prod(shape)).reshape(shape)
-    return without_unused_bits(array, description)
 
 
 def without_unused_bits(array: NDArray[Any], description: PixelDescription) -> NDArray[Any]:

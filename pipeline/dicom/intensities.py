@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.dicom.plane import FramePlane
 from pipeline.domain.case import Reason
 from pipeline.errors import DeferCase
 
+Extremes = tuple[float, float]  #: the lowest and the highest value of one slice
+
 
 def intensities(
     stored: NDArray[Any],
@@ -23,23 +26,35 @@ def intensities(
     dataset: Dataset,
     *,
     out: NDArray[np.float32],
-) -> None:
-    """Write the intensities of one frame (H, W) to `out`: PS3.3 C.11.1, rescale or lookup table. Raises DeferCase.
+) -> Extremes:
+    """Write the intensities of one frame (H, W) to `out` and return the lowest and highest: PS3.3 C.11.1.
 
-    MONOCHROME1 (low is white) is mirrored within the range that BitsStored gives, before the transformation.
+    MONOCHROME1 (low is white) is mirrored within the range that BitsStored gives, before the transformation. Raises
+    DeferCase.
     """
-    if attributes.items(dataset, "ModalityLUTSequence"):
-        out[...] = _looked_up(stored, dataset)
-        slope, intercept = 1.0, 0.0
-    else:
-        slope, intercept = _rescale(plane)
-        np.multiply(stored, slope, out=out, casting="unsafe", dtype=np.float64)
-        if intercept:
-            out += np.float32(intercept)
-    if description.photometric == "MONOCHROME1":
-        _mirror(out, description, slope, intercept)
-    if not np.isfinite(out).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        if attributes.items(dataset, "ModalityLUTSequence"):
+            out[...] = _looked_up(stored, dataset)
+            slope, intercept = 1.0, 0.0
+        else:
+            slope, intercept = _rescale(plane)
+            _rescaled(stored, slope, intercept, out)
+        if description.photometric == "MONOCHROME1":
+            _mirror(out, description, slope, intercept)
+    lowest, highest = float(out.min()), float(out.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise DeferCase(Reason.UNREADABLE, "a pixel is not a finite number")
+    return lowest, highest
+
+
+def _rescaled(stored: NDArray[Any], slope: float, intercept: float, out: NDArray[np.float32]) -> None:
+    """The product is rounded once, from double precision; with a slope of one there is nothing to round twice."""
+    if slope == 1.0:
+        np.copyto(out, stored, casting="unsafe")
+    else:
+        np.multiply(stored, slope, out=out, casting="unsafe", dtype=np.float64)
+    if intercept:
+        out += np.float32(intercept)
 
 
 def _looked_up(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:

@@ -6,10 +6,12 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from pydicom import Dataset, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 
 from pipeline.dicom.sop_classes import RADIOLOGICAL, is_standard
 from pipeline.errors import RejectInstance
@@ -56,6 +58,7 @@ COMPRESSED: Final = frozenset(
         uid.HTJ2K,
     }
 )
+IN_PLACE: Final = NATIVE - {uid.DeflatedExplicitVRLittleEndian}  #: pixels lie in the file as they are
 _LONG_FORM: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
@@ -65,12 +68,14 @@ _LONG_FORM: Final = frozenset(
 class ParsedInstance:
     """One data set with the transfer syntax it came in.
 
-    `problem` is a refusal found while the header could still be read, so that the study it names is known.
+    `problem` is a refusal found while the header could still be read, so that the study it names is known. `pixels_at`
+    are the bytes of the file that hold native pixels, where those were not read: then the pixel element is empty.
     """
 
     dataset: Dataset
     transfer_syntax_uid: str
     problem: RejectInstance | None
+    pixels_at: range | None = None
 
 
 @dataclass(frozen=True)
@@ -102,25 +107,49 @@ def parse(data: bytes) -> ParsedInstance:
 
 
 def _parsed(meta: FileMeta, data: bytes) -> ParsedInstance:
-    syntax, body, problem = meta.transfer_syntax_uid, data[meta.ends_at :], None
+    syntax, start, problem = meta.transfer_syntax_uid, meta.ends_at, None
     if not syntax:
         raise RejectInstance("unsupported_transfer_syntax", "the file meta information names no transfer syntax")
     if syntax not in NATIVE | COMPRESSED:
         problem = RejectInstance("unsupported_transfer_syntax", "the transfer syntax is not read here")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        body, problem = inflate(body, MAX_INFLATED_BYTES)
-    dataset, cut = _read(body, syntax)
+        (data, problem), start = inflate(data[start:], MAX_INFLATED_BYTES), 0
+    dataset, cut = _read(data, start, syntax)
     return ParsedInstance(dataset, syntax, problem or cut)
 
 
-def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
-    implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
-    stream, problem = io.BytesIO(body), None
+def parse_head(head: bytes, size: int) -> ParsedInstance | None:
+    """The data set of a file of `size` bytes from its first bytes, with the pixels left in the file.
+
+    None where the first bytes do not suffice, the pixels are not native, or anything is odd: then `parse` of the whole
+    file says what it is.
+    """
     try:
-        dataset = read_dataset(stream, implicit, little, stop_when=_AfterPixels())
-        cut = _is_cut_short(dataset, stream.tell(), len(body))
+        meta = read_file_meta(head)
+        if meta.transfer_syntax_uid not in IN_PLACE or _is_other_object(meta.sop_class_uid):
+            return None
+        stop = _AtPixels(head, meta.ends_at, meta.transfer_syntax_uid)
+        dataset = stop.read()
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  the whole file is asked instead
+        return None
+    if stop.found is None or stop.pixels_at.stop > size:
+        return None
+    dataset[stop.found.tag] = stop.found
+    return ParsedInstance(dataset, meta.transfer_syntax_uid, None, stop.pixels_at)
+
+
+def _read(data: bytes, start: int, syntax: str) -> tuple[Dataset, RejectInstance | None]:
+    stop, problem = _AtPixels(data, start, syntax), None
+    try:
+        dataset = stop.read()
+        if stop.found is not None:
+            content: Any = memoryview(data)[stop.pixels_at.start : stop.pixels_at.stop]
+            dataset[stop.found.tag] = stop.found._replace(value=content)
+        cut = _is_cut_short(dataset, stop.position, len(data))
     except (EOFError, struct.error):
-        dataset, cut = read_dataset(io.BytesIO(body), implicit, little, stop_when=_is_pixel_data), True
+        dataset, cut = stop.read_before_pixels(), True
     if not dataset:
         raise RejectInstance("truncated", "the file holds no data set")
     if cut:
@@ -128,21 +157,45 @@ def _read(body: bytes, syntax: str) -> tuple[Dataset, RejectInstance | None]:
     return dataset, problem
 
 
-class _AfterPixels:
-    """Tells the parser to stop behind the pixels: what trails there is padding, megabytes of it in real files."""
+class _AtPixels:
+    """The parser, stopped at native pixels, which are never copied, or behind encapsulated ones.
 
-    def __init__(self) -> None:
-        self._seen = False
+    What trails the pixels is padding, megabytes of it in real files.
+    """
 
-    def __call__(self, tag: int, _vr: str | None, _length: int) -> bool:
-        if self._seen:
-            return True
-        self._seen = tag in _PIXELS
-        return False
+    def __init__(self, data: bytes, start: int, syntax: str) -> None:
+        self._stream, self._start = io.BytesIO(data), start
+        self._implicit, self._little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
+        self._passed = False
+        self.found: RawDataElement | None = None  #: native pixels, without their value
+        self.pixels_at = range(0)
 
+    def read(self) -> Dataset:
+        """The data set up to native pixels or through encapsulated ones."""
+        self._stream.seek(self._start)
+        return read_dataset(self._stream, self._implicit, self._little, stop_when=self._stops)
 
-def _is_pixel_data(tag: int, _vr: str | None, _length: int) -> bool:
-    return tag == _PIXEL_DATA
+    def read_before_pixels(self) -> Dataset:
+        """The data set up to its pixels, of whatever kind."""
+        self._stream.seek(self._start)
+        return read_dataset(self._stream, self._implicit, self._little, stop_when=lambda tag, *_: tag == _PIXEL_DATA)
+
+    @property
+    def position(self) -> int:
+        """Where reading ended, bytes."""
+        return self._stream.tell()
+
+    def _stops(self, tag: int, vr: str | None, length: int) -> bool:
+        """Asked by the parser with the stream at the beginning of the element's value."""
+        if self._passed or tag not in _PIXELS:
+            return self._passed
+        self._passed = True
+        if not 0 < length < _UNDEFINED_LENGTH:
+            return False
+        at = self._stream.tell()
+        self.pixels_at = range(at, at + length)
+        self.found = RawDataElement(BaseTag(tag), vr, length, b"", at, self._implicit, self._little)
+        return True
 
 
 def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
@@ -150,7 +203,9 @@ def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
         return False
     last = dataset.get_item(max(dataset.keys()))
     length, found = getattr(last, "length", None), getattr(last, "value", None)
-    declares_more = isinstance(found, bytes) and isinstance(length, int) and len(found) < length != _UNDEFINED_LENGTH
+    declares_more = (
+        isinstance(found, bytes | memoryview) and isinstance(length, int) and len(found) < length != _UNDEFINED_LENGTH
+    )
     return declares_more or (position < size - 8 and _PIXELS.isdisjoint(dataset.keys()))
 
 

@@ -21,13 +21,13 @@ def check_pixels(instance: ParsedInstance) -> PixelDescription:
     return description
 
 
-def decode(instance: ParsedInstance) -> tuple[PixelDescription, NDArray[Any]]:
+def decode(instance: ParsedInstance, threads: int = 1) -> tuple[PixelDescription, NDArray[Any]]:
     """The description and the stored values (F, H, W[, S]). Raises RejectInstance."""
     description = describe_pixels(instance.dataset)
     if instance.transfer_syntax_uid not in COMPRESSED:
-        _check_length(instance, description)
+        _check_native(instance, description)
     try:
-        values = stored_values(instance.dataset, instance.transfer_syntax_uid, description)
+        values = stored_values(instance.dataset, instance.transfer_syntax_uid, description, threads)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  decoders raise a dozen types, StopIteration among them
@@ -37,15 +37,20 @@ def decode(instance: ParsedInstance) -> tuple[PixelDescription, NDArray[Any]]:
     return description, values
 
 
-def _check_length(instance: ParsedInstance, description: PixelDescription) -> None:
+def _check_native(instance: ParsedInstance, description: PixelDescription) -> None:
     element = instance.dataset.get_item(description.keyword)
     found = element.value if element is not None else None
-    if not isinstance(found, bytes | bytearray):
+    if not isinstance(found, bytes | bytearray | memoryview):
         raise RejectInstance("bad_pixel_description", "the pixel data is not one run of bytes")
+    check_length(len(found), description)
+
+
+def check_length(found: int, description: PixelDescription) -> None:
+    """Raises RejectInstance unless native pixels of `found` bytes are all that is described, and no further frame."""
     needed = description.frame_bytes * description.frames
-    if len(found) < needed:
+    if found < needed:
         raise RejectInstance("truncated", "the pixel data is shorter than described")
-    if len(found) - needed >= max(description.frame_bytes, 2):
+    if found - needed >= max(description.frame_bytes, 2):
         raise RejectInstance("bad_pixel_description", "the pixel data holds more frames than described")
 
 

@@ -5,11 +5,13 @@ Every measure is simple, needs no reference and errs towards a reader: a finding
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dicom.side_by_side import side_by_side
 from pipeline.domain.case import Reason
 
 SATURATED_SHARE: Final = 0.05  #: of the foreground at the very highest value
@@ -20,21 +22,36 @@ LEAST_SIDE: Final = 32  #: pixels; smaller images are not judged for noise and g
 Voxels = NDArray[np.float32]
 
 
-def quality_findings(voxels: Voxels, *, magnetic: bool) -> tuple[str, ...]:
+def quality_findings(
+    voxels: Voxels, *, magnetic: bool, extremes: NDArray[np.float32] | None = None, threads: int = 1
+) -> tuple[str, ...]:
     """("LOW_QUALITY",) where the volume (D, H, W) is clearly unusable, else ().
 
     Saturation and ghosts are judged in `magnetic` resonance only: projections and CT reach their ends by design.
+    `extremes` (D, 2) are the lowest and highest value of each slice where they are known already.
     """
-    return (Reason.LOW_QUALITY.value,) if _is_unfit(voxels, magnetic=magnetic) else ()
+    ends = slice_extremes(voxels) if extremes is None else extremes
+    return (Reason.LOW_QUALITY.value,) if _is_unfit(voxels, ends, magnetic, threads) else ()
 
 
-def _is_unfit(voxels: Voxels, *, magnetic: bool) -> bool:
-    if has_blank_slice(voxels) or (magnetic and saturated_share(voxels) > SATURATED_SHARE):
+def slice_extremes(voxels: Voxels) -> NDArray[np.float32]:
+    """Lowest and highest value of each slice, (D, 2)."""
+    return np.array([(page.min(), page.max()) for page in voxels], dtype=np.float32)
+
+
+def _is_unfit(voxels: Voxels, extremes: NDArray[np.float32], magnetic: bool, threads: int) -> bool:
+    if (extremes[:, 0] == extremes[:, 1]).any():  # a slice that holds one value only
         return True
-    if min(voxels.shape[1:]) < LEAST_SIDE:
-        return False
     middle = _middle(voxels)
-    return neighbour_correlation(middle) < LEAST_CORRELATION or (magnetic and ghosting(middle) > MOST_GHOSTING)
+    large = min(voxels.shape[1:]) >= LEAST_SIDE
+    checks: list[Callable[[], bool]] = []
+    if magnetic:
+        checks.append(lambda: saturated_share(voxels, extremes) > SATURATED_SHARE)
+    if magnetic and large:
+        checks.append(lambda: ghosting(middle) > MOST_GHOSTING)
+    if large:
+        checks.append(lambda: neighbour_correlation(middle) < LEAST_CORRELATION)
+    return any(side_by_side(lambda check: check(), checks, threads))
 
 
 def _middle(voxels: Voxels) -> Voxels:
@@ -45,17 +62,16 @@ def _middle(voxels: Voxels) -> Voxels:
     return middle
 
 
-def has_blank_slice(voxels: Voxels) -> bool:
-    """Whether some slice (H, W) holds one value only."""
-    flat = voxels.reshape(len(voxels), -1)
-    return bool((flat.min(axis=1) == flat.max(axis=1)).any())
-
-
-def saturated_share(voxels: Voxels) -> float:
+def saturated_share(voxels: Voxels, extremes: NDArray[np.float32] | None = None) -> float:
     """Share of the foreground voxels (above a tenth of the range) that hold the highest value."""
-    lowest, highest = float(voxels.min()), float(voxels.max())
-    foreground = int(np.count_nonzero(voxels > lowest + 0.1 * (highest - lowest)))
-    return int(np.count_nonzero(voxels == highest)) / max(foreground, 1)
+    ends = slice_extremes(voxels) if extremes is None else extremes
+    lowest, highest = float(ends[:, 0].min()), float(ends[:, 1].max())
+    above = lowest + 0.1 * (highest - lowest)
+    foreground = sum(int(np.count_nonzero(page > above)) for page in voxels)
+    at_top = sum(
+        int(np.count_nonzero(page == highest)) for page, most in zip(voxels, ends[:, 1], strict=True) if most == highest
+    )
+    return at_top / max(foreground, 1)
 
 
 def neighbour_correlation(voxels: Voxels) -> float:

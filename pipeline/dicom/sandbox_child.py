@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from pipeline.dicom.headers import inspect_instance
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox_limits import address_space_used, leave_network, limit_resources, renew_processor_time
-from pipeline.dicom.sandbox_wire import BrokenWireError, Message, receive, send
+from pipeline.dicom.sandbox_wire import MOST_KEPT, BrokenWireError, Message, receive, send
 from pipeline.dicom.series_to_volume import read_series_in_process
+from pipeline.dicom.side_by_side import free_cores
 from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase
 
@@ -35,21 +36,42 @@ def main(arguments: Sequence[str]) -> None:
     warnings.simplefilter("ignore")
     leave_network()
     limit_resources(address_space)
+    room = Room(memory)
     with socket.socket(fileno=descriptor) as wire:
         send(wire, {"ready": True})
         while True:
             try:
                 request = receive(wire)
-                renew_processor_time(request["seconds"])
-                send(wire, answer(request, wire, memory) | {"address_space": address_space_used()})
+                renew_processor_time(request["seconds"] * free_cores())
+                send(wire, answer(request, wire, room) | {"address_space": address_space_used()})
             except BrokenWireError:
                 return
 
 
-def answer(request: Message, wire: socket.socket, memory: int) -> Message:
+class Room:
+    """The memory shared with the parent, kept mapped between calls: fresh pages cost more than what is written there."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._kept: mmap.mmap | None = None
+
+    def voxels(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array over its first bytes, which the parent has granted; what an earlier call wrote is still in it."""
+        size = math.prod(shape) * 4
+        if size > MOST_KEPT:
+            self._kept = None
+            mapped = mmap.mmap(self._memory, size)
+        else:
+            if self._kept is None or len(self._kept) < size:
+                self._kept = mmap.mmap(self._memory, size)
+            mapped = self._kept
+        return np.frombuffer(mapped, dtype=np.float32, count=math.prod(shape)).reshape(shape)
+
+
+def answer(request: Message, wire: socket.socket, room: Room) -> Message:
     """The reply to one request; every error becomes a verdict here, and its text is ours."""
     try:
-        return _inspect(request) if request["call"] == "inspect" else _read_series(request, wire, memory)
+        return _inspect(request) if request["call"] == "inspect" else _read_series(request, wire, room)
     except BrokenWireError:
         raise
     except Exception as error:  # noqa: BLE001  the boundary: nothing unforeseen may look like success
@@ -76,14 +98,12 @@ def _inspect(request: Message) -> Message:
     return {"header": dataclasses.asdict(inspect_instance(Path(request["path"]).read_bytes()))}
 
 
-def _read_series(request: Message, wire: socket.socket, memory: int) -> Message:
+def _read_series(request: Message, wire: socket.socket, room: Room) -> Message:
     def allocate(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        size = math.prod(shape) * 4
-        send(wire, {"room_for": size})
+        send(wire, {"room_for": math.prod(shape) * 4})
         if not receive(wire).get("granted"):
             raise MemoryError
-        room = mmap.mmap(memory, size)
-        return np.frombuffer(room, dtype=np.float32).reshape(shape)
+        return room.voxels(shape)
 
     paths = [Path(path) for path in request["paths"]]
     return _described(read_series_in_process(paths, request["digests"], allocate=allocate))

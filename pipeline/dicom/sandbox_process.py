@@ -15,12 +15,19 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dicom.sandbox_wire import BrokenWireError, Message, receive, send
+from pipeline.dicom.sandbox_wire import MOST_KEPT, BrokenWireError, Message, receive, send
+from pipeline.dicom.side_by_side import free_cores, shares, side_by_side
 from pipeline.errors import HaltPipeline
 
 START_SECONDS: Final = 60.0  #: a child that has not reported by then will never do
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_ENVIRONMENT: Final = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+LEAST_FOR_THREADS: Final = 2**23  #: bytes; fewer are copied by one thread
+_ENVIRONMENT: Final = {
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",  # an arena per thread would eat the address space
+}
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from pipeline.dicom.sandbox_child import main; main(sys.argv[1:])"
 )
@@ -31,6 +38,7 @@ class ChildProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], wire: socket.socket, memory: int) -> None:
         self._process, self._wire, self._memory = process, wire, memory
+        self._room = 0  #: bytes of shared memory
         self.calls = 0
         self.address_space = 0  #: bytes, as the child reported after its last call
 
@@ -75,8 +83,8 @@ class ChildProcess:
         reply = receive(self._wire, deadline)
         while "room_for" in reply:
             granted = on_room is not None and on_room(reply["room_for"])
-            if granted:
-                os.ftruncate(self._memory, reply["room_for"])
+            if granted and reply["room_for"] > self._room:
+                self._resize(reply["room_for"])
             send(self._wire, {"granted": granted}, deadline)
             reply = receive(self._wire, deadline)
         self.address_space = int(reply.get("address_space", 0))
@@ -88,17 +96,27 @@ class ChildProcess:
         It is read, not mapped: a child that shrinks it can then only make us raise. Raises BrokenWireError.
         """
         voxels = np.empty(shape, dtype=np.float32)
-        target, position = voxels.data.cast("B"), 0
-        while position < len(target):
-            read = os.preadv(self._memory, [target[position:]], position)
+        target = voxels.data.cast("B")
+        threads = free_cores() if len(target) >= LEAST_FOR_THREADS else 1
+        side_by_side(lambda part: self._copy(target, part), shares(len(target), threads), threads)
+        return voxels
+
+    def _copy(self, target: memoryview, part: range) -> None:
+        position = part.start
+        while position < part.stop:
+            read = os.preadv(self._memory, [target[position : part.stop]], position)
             if not read:
                 raise BrokenWireError
             position += read
-        return voxels
 
     def give_back_memory(self) -> None:
-        """Free the shared memory of the last call."""
-        os.ftruncate(self._memory, 0)
+        """Free the shared memory of the last call beyond what is kept for the next."""
+        if self._room > MOST_KEPT:
+            self._resize(0)
+
+    def _resize(self, size: int) -> None:
+        os.ftruncate(self._memory, size)
+        self._room = size
 
     def end(self) -> None:
         """Kill the child and free what we share with it."""

@@ -9,6 +9,7 @@ import time
 from typing import Any, Final
 
 LONGEST_MESSAGE: Final = 16 * 2**20  #: bytes
+MOST_KEPT: Final = 256 * 2**20  #: bytes of shared memory that outlive a call, for the next one
 _LENGTH: Final = struct.Struct(">I")
 
 Message = dict[str, Any]
