@@ -5,6 +5,7 @@ imagecodecs is BSD-licensed and replaces python-gdcm (unpatched advisories) and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from itertools import islice
@@ -24,13 +25,21 @@ from pipeline.dicom.side_by_side import side_by_side
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
-#: pydicom asks a plugin module for this mapping and for `is_available`.
-DECODER_DEPENDENCIES: Final = {
-    uid.JPEGExtended12Bit: ("imagecodecs",),
-    uid.JPEGLossless: ("imagecodecs",),
-    uid.JPEGLosslessSV1: ("imagecodecs",),
-}
 PLUGIN: Final = "imagecodecs"
+#: Codecs of imagecodecs that let other threads run while they decode; pydicom's own plugins do not, and judge all doubt.
+_UNLOCKED: Final = {
+    uid.JPEG2000Lossless: "jpeg2k_decode",
+    uid.JPEG2000: "jpeg2k_decode",
+    uid.JPEGLSLossless: "jpegls_decode",
+    uid.JPEGLSNearLossless: "jpegls_decode",
+}
+_CODECS: Final = _UNLOCKED | dict.fromkeys(
+    (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "jpeg8_decode"
+)
+#: pydicom asks a plugin module for this mapping and for `is_available`.
+DECODER_DEPENDENCIES: Final = dict.fromkeys(_CODECS, (PLUGIN,))
+#: The plugin that is asked first; whatever it refuses is put to all others as well.
+_FIRST: Final = dict.fromkeys(_UNLOCKED, PLUGIN) | {uid.RLELossless: "pylibjpeg"}
 
 
 def is_available(transfer_syntax_uid: str) -> bool:
@@ -39,8 +48,10 @@ def is_available(transfer_syntax_uid: str) -> bool:
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
-    """One decoded JPEG frame as little-endian bytes, colour by pixel (called by pydicom)."""
-    array: NDArray[Any] = import_module("imagecodecs").jpeg8_decode(source)
+    """One decoded frame as little-endian bytes, colour by pixel (called by pydicom)."""
+    array: NDArray[Any] = getattr(import_module("imagecodecs"), _CODECS[runner.transfer_syntax])(source)
+    if runner.transfer_syntax in _UNLOCKED and array.shape != (runner.rows, runner.columns):
+        raise ValueError
     runner.set_option("bits_allocated", array.dtype.itemsize * 8)
     runner.set_option("planar_configuration", 0)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -88,6 +99,16 @@ def _decoded(
         frames = _frames(pixels, options)
         if len(frames) == description.frames:
             return _side_by_side(decoder, frames, options, threads)
+    return _array(decoder, pixels, options)
+
+
+def _array(decoder: Decoder, pixels: bytes, options: dict[str, Any]) -> NDArray[Any]:
+    """Grey images are put to the fastest plugin first, everything else and all that it refuses to pydicom's choice."""
+    first = _FIRST.get(decoder.UID)
+    if first in decoder.available_plugins and options["samples_per_pixel"] == 1:
+        with suppress(Exception):
+            array, _ = decoder.as_array(pixels, raw=True, decoding_plugin=first, **options)
+            return array
     array, _ = decoder.as_array(pixels, raw=True, **options)
     return array
 
@@ -102,8 +123,7 @@ def _side_by_side(decoder: Decoder, frames: list[bytes], options: dict[str, Any]
     alone = {key: found for key, found in options.items() if key != "extended_offsets"} | {"number_of_frames": 1}
 
     def one(frame: bytes) -> NDArray[Any]:
-        array, _ = decoder.as_array(encapsulate([frame], has_bot=False), raw=True, **alone)
-        return array
+        return _array(decoder, encapsulate([frame], has_bot=False), alone)
 
     return np.stack(side_by_side(one, frames, threads))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from pipeline.dicom import sandbox_child
+from pipeline.dicom import sandbox_child, sandbox_process
 from pipeline.dicom.headers import inspect_instance
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox import Sandbox
@@ -152,7 +152,7 @@ def test_a_bomb_costs_the_child_its_memory_limit_and_the_parent_nothing(tmp_path
 
 def test_a_sound_image_too_large_for_the_child_is_a_resource_limit(tmp_path):
     large = tmp_path / "large.dcm"
-    pixels = np.arange(60_000_000, dtype=np.uint16).reshape(6000, 10000)
+    pixels = np.arange(100_000_000, dtype=np.uint16).reshape(10000, 10000)
     large.write_bytes(to_bytes(a_slice(pixels)))
     with Sandbox(memory_mb=256) as sandbox:
         assert refusal_of(sandbox, large).reason == "resource_limit"
@@ -251,6 +251,24 @@ def test_a_child_that_cuts_the_shared_memory_short_cannot_hurt_the_parent(sandbo
     sandbox.inspect(series[0][0])
     with pytest.raises(BrokenWireError):
         sandbox._child.take_voxels((4, 4, 4))
+
+
+def test_what_an_earlier_series_left_in_the_shared_memory_never_shows(sandbox, series, tmp_path):
+    paths, digests = series
+    sandbox.read_series(paths, digests)
+    (tmp_path / "other").mkdir()
+    others = write_series(tmp_path / "other", [a_slice(page + 100, place) for place, page in enumerate(a_head()[:3])])
+    there = sandbox.read_series(others, [hashlib.sha256(path.read_bytes()).hexdigest() for path in others])
+    assert np.array_equal(there.voxels, read_series_in_process(others).voxels)
+    assert np.array_equal(sandbox.read_series(paths, digests).voxels, read_series_in_process(paths).voxels)
+
+
+def test_more_shared_memory_than_is_kept_is_given_back_after_the_call(series, monkeypatch):
+    monkeypatch.setattr(sandbox_process, "MOST_KEPT", 1000)
+    with Sandbox() as sandbox:
+        for _ in range(2):
+            assert sandbox.read_series(*series).voxels.shape[0] == 6
+            assert os.fstat(sandbox._child._memory).st_size == 0
 
 
 def test_a_closed_sandbox_leaves_no_process_and_says_so(series):

@@ -3,21 +3,39 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 
-from pipeline.dicom import pixel_checks, series_to_volume
-from pipeline.dicom.decoders import stored_values
+from pipeline.dicom import attributes, pixel_checks, series_file, series_to_volume
+from pipeline.dicom.decoders import native_values, stored_values
+from pipeline.dicom.parsing import parse
+from pipeline.dicom.pixel_checks import decode
 from pipeline.dicom.quality import ghosting, neighbour_correlation, quality_findings, saturated_share
+from pipeline.dicom.series_file import stored_pixels
 from pipeline.dicom.series_to_volume import read_series_in_process
 from pipeline.domain.case import Reason
-from pipeline.errors import DeferCase
-from tests.dicom_files import a_head, a_slice, write_series
+from pipeline.errors import DeferCase, RejectInstance
+from tests.dicom_files import a_head, a_slice, to_bytes, write_series
 
 HEAD = a_head()
 
 
 def slices(pixels=HEAD, **changes):
     return [a_slice(page, place, **changes) for place, page in enumerate(pixels)]
+
+
+def compressed(dataset, syntax):
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    dataset.compress(syntax, generate_instance_uid=False)
+    return dataset
+
+
+def write_compressed(folder, syntax, **changes):
+    if syntax is None:
+        return write_series(folder, slices(**changes))
+    return write_series(folder, [compressed(one, syntax) for one in slices(**changes)], syntax=syntax)
 
 
 def reason_of(paths, digests=None):
@@ -154,12 +172,90 @@ def test_a_decoder_that_ends_early_never_yields_a_shorter_volume(tmp_path, monke
         return stored_values(*arguments)
 
     monkeypatch.setattr(pixel_checks, "stored_values", ends_after_two)
-    assert reason_of(write_series(tmp_path, slices())) is Reason.UNREADABLE
+    assert reason_of(write_compressed(tmp_path, uid.RLELossless)) is Reason.UNREADABLE
 
 
 def test_fewer_frames_than_described_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pixel_checks, "stored_values", lambda *arguments: stored_values(*arguments)[:0])
+    monkeypatch.setattr(series_file, "native_values", lambda *arguments: native_values(*arguments)[:0])
     assert reason_of(write_series(tmp_path, slices())) is Reason.UNREADABLE
+    (tmp_path / "compressed").mkdir()
+    assert reason_of(write_compressed(tmp_path / "compressed", uid.RLELossless)) is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless])
+@pytest.mark.parametrize("slope", ["1", "0.37"])
+def test_threads_change_no_voxel_no_digest_and_no_finding(tmp_path, monkeypatch, syntax, slope):
+    monkeypatch.setattr(series_to_volume, "LEAST_FOR_THREADS", 1)
+    paths = write_compressed(tmp_path, syntax, RescaleSlope=slope, RescaleIntercept="-3.3")
+    alone, together = (read_series_in_process(paths[::-1], threads=threads) for threads in (1, 3))
+    assert np.array_equal(alone.voxels, together.voxels)
+    assert (alone.sources, alone.quality) == (together.sources, together.quality)
+    by_hand = np.stack([np.multiply(page, float(slope), dtype=np.float64) for page in HEAD]).astype(np.float32)
+    assert np.array_equal(alone.voxels, by_hand + np.float32(-3.3))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_of_several_damaged_files_the_first_is_told_whatever_thread_met_it(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(series_to_volume, "LEAST_FOR_THREADS", 1)
+    paths = write_compressed(tmp_path, uid.JPEG2000Lossless)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+    def refuses(instance, _):
+        raise DeferCase(Reason.UNREADABLE, attributes.text(instance.dataset, "SOPInstanceUID"))
+
+    monkeypatch.setattr(series_file, "decode", refuses)
+    with pytest.raises(DeferCase) as caught:
+        read_series_in_process(paths, digests, threads=threads)
+    assert caught.value.detail == a_slice(HEAD[0], 0).SOPInstanceUID
+
+
+def test_a_header_longer_than_what_is_read_first_is_read_all_the_same(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, slices())
+    usual = read_series_in_process(paths)
+    monkeypatch.setattr(series_file, "HEAD_BYTES", 300)
+    assert np.array_equal(read_series_in_process(paths).voxels, usual.voxels)
+
+
+def test_a_file_that_changes_between_header_and_pixels_is_refused(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, slices())
+    other = to_bytes(a_slice(HEAD[1], 1, PatientID="OTHER"))
+
+    def swapped(file, room, threads=1):
+        file.path.write_bytes(other)
+        return stored_pixels(file, bytearray(len(other)), threads)
+
+    monkeypatch.setattr(series_to_volume, "stored_pixels", swapped)
+    with pytest.raises(DeferCase, match="changed while it was read"):
+        read_series_in_process(paths)
+
+
+def test_tampering_is_told_before_whatever_it_did_to_the_header(tmp_path):
+    paths = write_series(tmp_path, slices())
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    write_series(tmp_path, [a_slice(HEAD[0], 0, SeriesInstanceUID="1.2.3.999")])
+    with pytest.raises(DeferCase, match="not those that were received"):
+        read_series_in_process(paths, digests)
+
+
+def test_the_frames_of_one_compressed_object_are_decoded_side_by_side_to_the_same_values():
+    dataset = a_slice(HEAD[0])
+    pages = np.stack([np.rot90(HEAD[0], turns) for turns in range(4)])
+    dataset.PixelData, dataset.NumberOfFrames = pages.tobytes(), len(pages)
+    instance = parse(to_bytes(compressed(dataset, uid.JPEG2000Lossless), uid.JPEG2000Lossless))
+    assert np.array_equal(decode(instance, 3)[1], decode(instance, 1)[1])
+    assert np.array_equal(decode(instance, 3)[1], pages)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless])
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_a_shortened_codestream_is_refused_by_the_fast_codecs_as_by_pydicoms_own(syntax, share):
+    dataset = a_slice(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96) * 7 % 4093)
+    compressed(dataset, syntax)
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame[: int(len(frame) * share) // 2 * 2]])
+    with pytest.raises(RejectInstance, match="undecodable"):
+        decode(parse(to_bytes(dataset, syntax)))
 
 
 @pytest.mark.parametrize("changes", [{"RescaleSlope": 0}, {"RescaleSlope": "1e300"}])
