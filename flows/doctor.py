@@ -36,8 +36,11 @@ class Check:
     cure: str = ""
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Every check that can be made; without a house only those that need none."""
+def examine(settings: Settings, *, quick: bool = False) -> list[Check]:
+    """Every check that can be made; without a house only those that need none.
+
+    A `quick` look starts no child, walks no chain and opens no registry.
+    """
     checks = [_disk(settings), _sqlite(settings), *(_library(name) for name in _CEILINGS), _prefect()]
     try:
         house = open_house(settings)
@@ -46,7 +49,7 @@ def examine(settings: Settings) -> list[Check]:
         return [Check(name="home", state="amiss", detail=said, cure=cure.strip() or "see the text"), *checks]
     with house:
         checks.insert(0, Check(name="home", state="well", detail=str(house.settings.home)))
-        looks = (_sandbox, _ledger, _audit, _stop, _registry)
+        looks = (_ledger, _stop) if quick else (_sandbox, _ledger, _audit, _stop, _registry)
         return checks + [_asked(look, house) for look in looks]
 
 

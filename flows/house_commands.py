@@ -40,11 +40,14 @@ def init(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> int:
+def doctor(
+    quick: Annotated[bool, typer.Option(help="Only what takes no time: no child, no chain, no registry.")] = False,
+    as_json: AsJson = False,
+) -> int:
     """Check everything this house needs and name the cure of what is amiss."""
     from flows.doctor import examine
 
-    checks = examine(read_settings())
+    checks = examine(read_settings(), quick=quick)
     if as_json:
         show_json([{"check": c.name, "state": c.state, "detail": c.detail, "cure": c.cure} for c in checks])
     else:

@@ -6,38 +6,32 @@ clinician. Only what may pass by itself (RetryLater) leaves the case undecided, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.dicom.scope_gate import judge_scope
 from pipeline.dicom.series_selection import SelectionOutcome, select_series
-from pipeline.domain.audit_sampling import drawn_for_audit
-from pipeline.domain.case import Reason, Route
+from pipeline.domain.case import Reason
 from pipeline.domain.deferral import decide
 from pipeline.domain.evidence import Analysis, Decision, Evidence, Policy, ScopeVerdict
 from pipeline.domain.study import InstanceHeader, Verdict
 from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase, HaltPipeline, RetryLater
 from pipeline.protocol import TriageProtocol
-from pipeline.store import audit_rows, case_rows, decision_rows, revision_rows, safe_state_rows, worklist_rows
+from pipeline.store import decision_rows, revision_rows, safe_state_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.case_rows import ClaimedCase
-from pipeline.store.database import Database, Transaction, canonical_json
+from pipeline.store.database import Database, canonical_json
+from pipeline.store.decided_cases import ReadyRecord, write_decision
 from pipeline.store.decision_rows import DecisionRecord, StoredDecision
 from pipeline.store.json_values import evidence_json, plain
-from pipeline.store.refusals import ConstraintRefused
 from pipeline.store.revision_rows import SealedRevision
 
-ACTOR = "triage"
 MOST_ATTEMPTS = 3
 """A case begun more often than this is decided without the model: it may be what kills its workers."""
-
-_ITEM_PRIORITY = {Route.PRIORITY: 2, Route.REVIEW: 1}
-_AUDIT_REASONS = (Reason.UNCERTAIN,)  # an audit read must look like any other to its reader
 
 
 class Predictor(Protocol):
@@ -74,8 +68,11 @@ class ReplayResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What a case is worked on with."""
+class Bench:
+    """What the cases of one protocol are worked on with.
+
+    `release_problem` says why there is no predictor; it may begin with a `Reason` and a colon.
+    """
 
     blobs: BlobStore
     sandbox: Sandbox
@@ -98,43 +95,69 @@ def triage_case(  # noqa: PLR0917 - what it works with, what it works on; the re
 ) -> Decision:
     """Decide one claimed case and write the decision with all that follows from it, or nothing.
 
-    `release_problem` says why there is no predictor; it may begin with a `Reason` and a colon. Raises RetryLater when
-    something was busy or away (the claim stays the caller's, to try again or to release), LostClaim when the lease
-    ended meanwhile.
+    Raises RetryLater when something was busy or away (the claim stays the caller's, to try again or to release),
+    LostClaim when the lease ended meanwhile.
     """
-    with database.read() as connection:
-        revision = revision_rows.sealed_revision(connection, claimed.revision_id)
-        safe = safe_state_rows.is_safe(connection)
-    bench = _Bench(
-        blobs=blobs, sandbox=sandbox, predictor=predictor, protocol=protocol, release_problem=release_problem
-    )
-    evidence = _examine(bench, revision, safe=safe, attempts=claimed.attempts)
-    record = _decided(bench, revision, claimed, evidence, now())
-    return _write(database, claimed, protocol, record, audit_key)
+    bench = Bench(blobs=blobs, sandbox=sandbox, predictor=predictor, protocol=protocol, release_problem=release_problem)
+    record = PreparedCase(database, bench, claimed).decided(now)
+    return write_decision(database, protocol, record, audit_key=audit_key)
 
 
-def _examine(bench: _Bench, revision: SealedRevision, *, safe: bool, attempts: int) -> Evidence:
-    """All that can be known of the case; a failure on the way is one of its problems. Raises RetryLater."""
-    look = _Look(bench, revision, safe=safe)
+class PreparedCase:
+    """One claimed case up to its volumes, so that the next case can be read while the engine works on this one."""
+
+    def __init__(self, database: Database, bench: Bench, claimed: ClaimedCase) -> None:
+        """Read what is stored, choose the series and decode them; what fails is kept and told by `decided`.
+
+        Raises RetryLater when the database is busy.
+        """
+        self._database, self._bench, self._claimed = database, bench, claimed
+        with database.read() as connection:
+            self._revision = revision_rows.sealed_revision(connection, claimed.revision_id)
+        self._look = _Look(bench, self._revision)
+        self._failure = _failure_of(lambda: self._look.prepare(with_model=claimed.attempts <= MOST_ATTEMPTS))
+
+    def decided(self, now: Callable[[], datetime]) -> ReadyRecord:
+        """Ask the release and decide. Raises RetryLater."""
+        failure = self._failure or _failure_of(self._look.analyse)
+        with self._database.read() as connection:
+            safe = safe_state_rows.is_safe(connection)
+        evidence = replace(_told(self._look, failure, self._claimed.attempts), safe_state=safe)
+        record = _decided(self._bench, self._revision, self._claimed, evidence, now())
+        return ReadyRecord(claimed=self._claimed, record=record)
+
+
+def _failure_of(work: Callable[[], None]) -> Exception | None:
     try:
-        look.run(with_model=attempts <= MOST_ATTEMPTS)
-    except RetryLater:
-        if attempts < MOST_ATTEMPTS:
-            raise
-        look.note(Reason.NOT_ANALYSED, f"what the analysis needs was away at {attempts} attempts")
-    except DeferCase as deferred:
-        look.note(_reason(deferred.reason, Reason.NOT_ANALYSED), deferred.detail)
+        work()
     except Exception as error:  # noqa: BLE001 - whatever went wrong, a clinician reads the case
-        look.note(Reason.NOT_ANALYSED, f"the analysis failed ({type(error).__name__})")
+        return error
+    return None
+
+
+def _told(look: _Look, failure: Exception | None, attempts: int) -> Evidence:
+    """The evidence, with what failed on the way as one of its problems. Raises RetryLater."""
+    match failure:
+        case None:
+            pass
+        case RetryLater():
+            if attempts < MOST_ATTEMPTS:
+                raise failure
+            look.note(Reason.NOT_ANALYSED, f"what the analysis needs was away at {attempts} attempts")
+        case DeferCase():
+            look.note(_reason(failure.reason, Reason.NOT_ANALYSED), failure.detail)
+        case _:
+            look.note(Reason.NOT_ANALYSED, f"the analysis failed ({type(failure).__name__})")
     return look.evidence
 
 
 class _Look:
     """The evidence of one case as it grows; what was found before a failure stays."""
 
-    def __init__(self, bench: _Bench, revision: SealedRevision, *, safe: bool) -> None:
+    def __init__(self, bench: Bench, revision: SealedRevision) -> None:
         self._bench = bench
         self._revision = revision
+        self._volumes: list[Volume] | None = None  # None: there is nothing to ask the release about
         accepted = [m for m in revision.members if m.verdict is Verdict.ACCEPTED]
         self._images = [member.header for member in accepted if member.header is not None]
         self._digest_of = {m.sop_instance_uid: m.sha256 for m in accepted}
@@ -143,15 +166,14 @@ class _Look:
             seal=revision.evidence,
             protocol_digest=bench.protocol.digest,
             release_digest=None if bench.predictor is None else bench.predictor.release_digest,
-            safe_state=safe,
         )
 
     def note(self, reason: Reason, detail: str) -> None:
         """Add a problem."""
         self.evidence = replace(self.evidence, problems=(*self.evidence.problems, (reason, detail)))
 
-    def run(self, *, with_model: bool) -> None:
-        """Scope, choice of series, volumes, analysis. Raises DeferCase, RetryLater and whatever a library raises."""
+    def prepare(self, *, with_model: bool) -> None:
+        """Scope, choice of series, volumes. Raises DeferCase, RetryLater and whatever a library raises."""
         self.evidence = replace(self.evidence, scope=self._scope_of_all())
         if self.evidence.scope is not None and self.evidence.scope.in_scope is False:
             return
@@ -163,9 +185,15 @@ class _Look:
             raise DeferCase(Reason.NOT_ANALYSED, f"the analysis did not finish in {MOST_ATTEMPTS} attempts")
         if predictor.protocol_digest != self._bench.protocol.digest:
             raise DeferCase(Reason.RELEASE_INVALID, "the release was made for another text of this protocol")
-        volumes = self._volumes(series)
-        analysis = predictor.analyse(self._revision.manifest_digest, volumes)
+        self._volumes = self._decoded(series)
+
+    def analyse(self) -> None:
+        """What the release says about the volumes. Raises DeferCase, RetryLater and whatever a library raises."""
+        if self._volumes is None or self._bench.predictor is None:
+            return
+        analysis = self._bench.predictor.analyse(self._revision.manifest_digest, self._volumes)
         self.evidence = replace(self.evidence, analysis=analysis)
+        self._volumes = None
 
     def _scope_of_all(self) -> ScopeVerdict | None:
         """The scope of everything that arrived: only that can turn a study away. Raises DeferCase(UNREADABLE)."""
@@ -188,7 +216,7 @@ class _Look:
         self.evidence = replace(self.evidence, scope=judge_scope(chosen, protocol.scope), manifest_slices=slices)
         return selection.series
 
-    def _volumes(self, series: Sequence[Sequence[InstanceHeader]]) -> list[Volume]:
+    def _decoded(self, series: Sequence[Sequence[InstanceHeader]]) -> list[Volume]:
         """Every series decoded from verified bytes, each with exactly the slices its headers list. Raises DeferCase."""
         volumes = []
         for headers in series:
@@ -228,7 +256,7 @@ def _no_release(problem: str | None) -> DeferCase:
 
 
 def _decided(
-    bench: _Bench, revision: SealedRevision, claimed: ClaimedCase, evidence: Evidence, moment: datetime
+    bench: Bench, revision: SealedRevision, claimed: ClaimedCase, evidence: Evidence, moment: datetime
 ) -> DecisionRecord:
     policy = None if bench.predictor is None else bench.predictor.policy
     return DecisionRecord(
@@ -243,86 +271,6 @@ def _decided(
         fence=claimed.fence,
         decided_at=moment,
     )
-
-
-def _write(
-    database: Database, claimed: ClaimedCase, protocol: TriageProtocol, record: DecisionRecord, audit_key: bytes
-) -> Decision:
-    """Write the record; one that the database refuses becomes a REVIEW. Raises RetryLater, LostClaim."""
-    drawn = drawn_for_audit(audit_key, claimed.case_id, protocol.limits.audit_share)
-    record = replace(record, audit=drawn and record.decision.route == Route.ROUTINE)
-    try:
-        with database.transaction() as connection:
-            _record(connection, claimed, protocol, record)
-    except ConstraintRefused:
-        if record.decision.route == Route.REVIEW:
-            raise
-        record = replace(record, decision=_refused(record.decision), audit=False)
-        with database.transaction() as connection:
-            _record(connection, claimed, protocol, record)
-    return record.decision
-
-
-def _refused(decision: Decision) -> Decision:
-    detail = "the database did not accept the proof of this decision"
-    return replace(decision, route=Route.REVIEW, reasons=(Reason.NOT_ANALYSED,), details=(detail,))
-
-
-def _record(connection: Transaction, claimed: ClaimedCase, protocol: TriageProtocol, record: DecisionRecord) -> None:
-    """The case, its decision with proof and outbox row, the worklist item and the audit event: all or nothing."""
-    case_rows.finish(
-        connection, case_id=claimed.case_id, owner=claimed.owner, fence=claimed.fence, now=record.decided_at
-    )
-    case_rows.register_protocol(
-        connection,
-        digest=protocol.digest,
-        name=protocol.name,
-        content=protocol.model_dump(mode="json"),
-        now=record.decided_at,
-    )
-    decision_id = decision_rows.record_decision(connection, record)
-    _schedule(connection, protocol, record)
-    audit_rows.append(
-        connection,
-        at=record.decided_at,
-        actor=ACTOR,
-        event="case_decided",
-        case_id=claimed.case_id,
-        study_id=claimed.study_id,
-        payload=_for_the_trail(decision_id, record),
-    )
-
-
-def _schedule(connection: Transaction, protocol: TriageProtocol, record: DecisionRecord) -> None:
-    """The worklist item of a case that a person reads; an audited one looks like a REVIEW."""
-    route = Route.REVIEW if record.audit else Route(record.decision.route)
-    if route not in _ITEM_PRIORITY:
-        return
-    rule = protocol.routes[route]
-    worklist_rows.schedule_item(
-        connection,
-        case_id=record.case_id,
-        specialty=rule.specialty,
-        priority=_ITEM_PRIORITY[route],
-        reasons=_AUDIT_REASONS if record.audit else record.decision.reasons,
-        due_at=record.decided_at + timedelta(minutes=rule.longest_wait_minutes),
-        now=record.decided_at,
-    )
-
-
-def _for_the_trail(decision_id: str, record: DecisionRecord) -> dict[str, Any]:
-    """What binds the decision's row to the audit trail: identifiers and digests."""
-    evidence = canonical_json(evidence_json(record.evidence))
-    return {
-        "decision": decision_id,
-        "route": str(record.decision.route),
-        "reasons": plain(record.decision.reasons),
-        "fence": record.fence,
-        "release_digest": record.evidence.release_digest,
-        "protocol_digest": record.protocol_digest,
-        "manifest_digest": record.manifest_digest,
-        "evidence_digest": hashlib.sha256(evidence.encode()).hexdigest(),
-    }
 
 
 def replay(
@@ -340,14 +288,16 @@ def replay(
         revision = revision_rows.sealed_revision(connection, stored.revision_id)
     if (None if predictor is None else predictor.release_digest) != stored.release_digest:
         raise HaltPipeline(f"this case was decided by release {stored.release_digest}; load that one to replay it")
-    bench = _Bench(
+    bench = Bench(
         blobs=blobs,
         sandbox=sandbox,
         predictor=predictor,
         protocol=TriageProtocol.model_validate(dict(stored.protocol)),
         release_problem=_first_problem(stored),
     )
-    evidence = _examine(bench, revision, safe=bool(stored.evidence["safe_state"]), attempts=1)
+    look = _Look(bench, revision)
+    failure = _failure_of(lambda: look.prepare(with_model=True)) or _failure_of(look.analyse)
+    evidence = replace(_told(look, failure, attempts=1), safe_state=bool(stored.evidence["safe_state"]))
     decision = decide(evidence, stored.policy, stored.decided_at.date())
     return _compared(stored, decision, evidence, {} if predictor is None else predictor.fingerprint)
 
