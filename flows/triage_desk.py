@@ -11,20 +11,25 @@ import os
 import secrets
 import socket
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from flows.bootstrap import House
+from flows.case_line import CaseLine
 from flows.champion import Champion, ChampionDesk
 from flows.leases import kept
 from pipeline import intake, triage
 from pipeline.domain.case import Reason
+from pipeline.domain.evidence import Decision
 from pipeline.errors import RetryLater
 from pipeline.store import case_rows
 from pipeline.store.case_rows import ClaimedCase
+from pipeline.triage import Bench
 
 _log = logging.getLogger(__name__)
 _BACK_OFF = timedelta(seconds=60)
@@ -44,6 +49,16 @@ class TriageDesk:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._cases: list[dict[str, Any]] = []
         self._waiting = 0
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._started = time.perf_counter()
+        self._line = CaseLine(
+            house.database,
+            audit_key=house.keys.audit,
+            now=_now,
+            decided=self._count,
+            trouble=self._trouble,
+            seconds=self._seconds,
+        )
 
     @property
     def decided(self) -> int:
@@ -62,6 +77,7 @@ class TriageDesk:
 
     def claim(self, protocol: str) -> list[str]:
         """Claim a chunk of ready cases, resolve the champion once for it and return the case ids."""
+        started = time.perf_counter()
         with self._house.database.transaction() as connection:
             claimed = case_rows.claim_cases(
                 connection,
@@ -71,6 +87,7 @@ class TriageDesk:
                 lease=self._lease,
                 now=_now(),
             )
+        self._seconds["claiming"] += time.perf_counter() - started
         with self._lock:
             self._held.update({case.case_id: (case, protocol) for case in claimed})
         if claimed:
@@ -78,10 +95,11 @@ class TriageDesk:
         return [case.case_id for case in claimed]
 
     def decide(self, case_ids: list[str]) -> None:
-        """Decide the cases that are still held, one transaction each. Raises RetryLater."""
-        for case_id in case_ids:
-            if case_id in self._held:
-                self._decide(case_id)
+        """Decide the cases that are still held, which are of one protocol. Raises RetryLater."""
+        held = [self._held[case_id] for case_id in case_ids if case_id in self._held]
+        for name in dict.fromkeys(name for _, name in held):
+            protocol = self._house.protocols[name]
+            self._line.run([case for case, of in held if of == name], protocol, partial(self._bench, name))
 
     def give_up(self, case_ids: Sequence[str]) -> None:
         """Give what is still held of these back to the queue, to be tried again later."""
@@ -123,30 +141,29 @@ class TriageDesk:
             "reasons": reasons,
             "release_problems": sorted(problems),
             "cases": self._cases,
+            "seconds": self._stages(),
         }
 
-    def _decide(self, case_id: str) -> None:
-        claimed, name = self._held[case_id]
+    def _stages(self) -> dict[str, float]:
+        """Where the run's time went; what no stage claims is Prefect's and everybody else's."""
+        whole = time.perf_counter() - self._started
+        rest = max(0.0, whole - sum(self._seconds.values()))
+        return {stage: round(spent, 3) for stage, spent in (*self._seconds.items(), ("the rest", rest), ("all", whole))}
+
+    def _bench(self, name: str, claimed: ClaimedCase) -> Bench:
         champion = self._champion_of(name, claimed.attempts)
-        try:
-            decision = triage.triage_case(
-                self._house.database,
-                self._house.blobs,
-                self._house.sandbox,
-                champion.predictor,
-                claimed,
-                self._house.protocols[name],
-                audit_key=self._house.keys.audit,
-                now=_now,
-                release_problem=champion.problem,
-            )
-        except RetryLater:
-            raise
-        except Exception as error:  # noqa: BLE001 - the case stays in the queue, and the next one gets its turn
-            _log.exception("a case could not be decided", extra={"case_id": case_id, "error": type(error).__name__})
-            self._give_back(case_id)
-            return
-        self._count(claimed, name, decision)
+        return Bench(
+            blobs=self._house.blobs,
+            sandbox=self._house.sandbox,
+            predictor=champion.predictor,
+            protocol=self._house.protocols[name],
+            release_problem=champion.problem,
+        )
+
+    def _trouble(self, claimed: ClaimedCase, error: Exception) -> None:
+        kind = type(error).__name__
+        _log.error("a case could not be decided", exc_info=error, extra={"case_id": claimed.case_id, "error": kind})
+        self._give_back(claimed.case_id)
 
     def _champion_of(self, protocol: str, attempts: int) -> Champion:
         if protocol not in self._champion:
@@ -159,7 +176,8 @@ class TriageDesk:
                 self._champion[protocol] = Champion(predictor=None, problem=problem)
         return self._champion[protocol]
 
-    def _count(self, claimed: ClaimedCase, protocol: str, decision: Any) -> None:
+    def _count(self, claimed: ClaimedCase, decision: Decision) -> None:
+        _, protocol = self._held[claimed.case_id]
         reasons = [str(reason) for reason in decision.reasons]
         row = {
             "case": claimed.case_id,

@@ -28,6 +28,7 @@ from flows.workplace import OnProgress, at_work, handed, silent
 from pipeline.errors import RetryLater
 
 RETRY_DELAYS_S = (1.0, 5.0, 15.0)
+TELL_EVERY_S = 2.0
 _POLL_S = 1.0
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def triage_flow(wait: bool = False, seal_now: bool = False) -> dict[str, Any]:
 def _triage(house: House, on_progress: OnProgress, *, wait: bool, seal_now: bool) -> dict[str, Any]:
     desk = TriageDesk(house)
     _patiently(partial(desk.seal, everything=seal_now))
-    chunk, tell = _chunk_task(desk), _teller(on_progress)
+    chunk, tell = _chunk_task(desk), _teller(desk, on_progress)
     with desk.leases():
         while True:
             worked = [_work_off(desk, name, chunk, tell) for name in house.protocols]
@@ -58,12 +59,13 @@ def _triage(house: House, on_progress: OnProgress, *, wait: bool, seal_now: bool
                 break
             if not any(worked):
                 time.sleep(_POLL_S)
+    tell("")
     summary = _patiently(desk.summary)
     _publish(summary)
     return summary
 
 
-def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], tell: OnProgress) -> bool:
+def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], tell: Callable[[str], None]) -> bool:
     """Claim and decide one chunk of `protocol`; False when none was ready."""
     case_ids = _patiently(partial(desk.claim, protocol))
     if not case_ids:
@@ -72,7 +74,7 @@ def _work_off(desk: TriageDesk, protocol: str, chunk: Task[[list[str]], None], t
         chunk(case_ids)
     except RetryLater:
         desk.give_up(case_ids)
-    tell("triage", desk.decided, desk.decided + _patiently(desk.ready), protocol)
+    tell(protocol)
     return True
 
 
@@ -86,13 +88,19 @@ def _patiently(ask: Callable[[], T]) -> T:
     return ask()
 
 
-def _teller(on_progress: OnProgress) -> OnProgress:
-    """Tells the caller and Prefect's own page."""
+def _teller(desk: TriageDesk, on_progress: OnProgress) -> Callable[[str], None]:
+    """Tells the caller and Prefect's own page, not more often than somebody could look; without a note always."""
     artifact: Any = create_progress_artifact(0.0, key="triage-progress", description="Cases decided of those ready")
+    told = time.monotonic()
 
-    def tell(stage: str, done: int, total: int | None, note: str = "") -> None:
-        on_progress(stage, done, total, note)
-        update_progress_artifact(artifact, 100.0 * done / max(total or done, 1))
+    def tell(note: str) -> None:
+        nonlocal told
+        if note and time.monotonic() - told < TELL_EVERY_S:
+            return
+        total = desk.decided + _patiently(desk.ready)
+        on_progress("triage", desk.decided, total, note)
+        update_progress_artifact(artifact, 100.0 * desk.decided / max(total, 1))
+        told = time.monotonic()
 
     return tell
 

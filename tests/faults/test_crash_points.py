@@ -23,7 +23,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline import intake, triage
-from pipeline.store import audit_rows, conservation, decision_rows
+from pipeline.store import audit_rows, conservation, decided_cases, decision_rows
 from pipeline.store.blobs import BlobStore, Stored
 from pipeline.store.database import open_database
 from pipeline.store.tables import audit_event, case, decision, instance, outbox, study
@@ -294,16 +294,16 @@ def row_before_bytes() -> None:
 
 def outbox_in_its_own_transaction() -> None:
     """The decision is committed first and its result is put into the outbox afterwards."""
-    add, write, late = decision_rows._add_to_outbox, triage._write, []
+    add, write, late = decision_rows._add_to_outbox, triage.write_decision, []
     decision_rows._add_to_outbox = lambda _connection, *given: late.append(given)
 
-    def write_twice(database: Any, *given: Any) -> Any:
-        written = write(database, *given)
+    def write_twice(database: Any, *given: Any, **rest: Any) -> Any:
+        written = write(database, *given, **rest)
         with database.transaction() as connection:
             add(connection, *late.pop())
         return written
 
-    triage._write = write_twice
+    triage.write_decision = write_twice
 
 
 def confirmed_before_the_commit() -> None:
@@ -320,16 +320,16 @@ def confirmed_before_the_commit() -> None:
 
 def item_in_its_own_transaction() -> None:
     """The decision is committed first and the worklist item is scheduled afterwards."""
-    schedule, write, late = triage._schedule, triage._write, []
-    triage._schedule = lambda _connection, *given: late.append(given)
+    schedule, write, late = decided_cases._schedule, triage.write_decision, []
+    decided_cases._schedule = lambda _connection, *given: late.append(given)
 
-    def write_twice(database: Any, *given: Any) -> Any:
-        written = write(database, *given)
+    def write_twice(database: Any, *given: Any, **rest: Any) -> Any:
+        written = write(database, *given, **rest)
         with database.transaction() as connection:
             schedule(connection, *late.pop())
         return written
 
-    triage._write = write_twice
+    triage.write_decision = write_twice
 
 
 @pytest.mark.parametrize("bug", [row_before_bytes, confirmed_before_the_commit])

@@ -214,18 +214,17 @@ def test_what_is_away_is_tried_again_and_other_errors_are_not(house):
 def test_a_case_that_cannot_be_decided_now_goes_back_to_the_queue_and_keeps_the_others_going(house, monkeypatch):
     desk = TriageDesk(house)
     desk.seal(everything=True)
-    decide = triage.triage_case
+    decided = triage.PreparedCase.decided
     unlucky = []
 
-    def sometimes(*given, **rest):
-        claimed = given[4]
+    def sometimes(prepared, now):
         if not unlucky:
-            unlucky.append(claimed.case_id)
-        if claimed.case_id == unlucky[0]:
+            unlucky.append(prepared)
+        if prepared is unlucky[0]:
             raise RuntimeError("broken")
-        return decide(*given, **rest)
+        return decided(prepared, now)
 
-    monkeypatch.setattr(triage, "triage_case", sometimes)
+    monkeypatch.setattr(triage.PreparedCase, "decided", sometimes)
 
     desk.work_off()
 
