@@ -33,6 +33,9 @@ from pipeline.triage import Bench
 
 _log = logging.getLogger(__name__)
 _BACK_OFF = timedelta(seconds=60)
+CHUNK_SECONDS = 10.0
+"""Chunks grow until one lasts about so long: what a chunk costs in Prefect is then about one part in a hundred."""
+MOST_PER_CHUNK = 256
 
 
 class TriageDesk:
@@ -49,6 +52,7 @@ class TriageDesk:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._cases: list[dict[str, Any]] = []
         self._waiting = 0
+        self._chunk_size = house.settings.chunk_size
         self._seconds: dict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
         self._line = CaseLine(
@@ -83,7 +87,7 @@ class TriageDesk:
                 connection,
                 protocol=protocol,
                 owner=self._owner,
-                limit=self._house.settings.chunk_size,
+                limit=self._chunk_size,
                 lease=self._lease,
                 now=_now(),
             )
@@ -96,10 +100,17 @@ class TriageDesk:
 
     def decide(self, case_ids: list[str]) -> None:
         """Decide the cases that are still held, which are of one protocol. Raises RetryLater."""
-        held = [self._held[case_id] for case_id in case_ids if case_id in self._held]
+        held, started = [self._held[case_id] for case_id in case_ids if case_id in self._held], time.perf_counter()
         for name in dict.fromkeys(name for _, name in held):
             protocol = self._house.protocols[name]
             self._line.run([case for case, of in held if of == name], protocol, partial(self._bench, name))
+        self._resize_chunk(len(held), time.perf_counter() - started)
+
+    def _resize_chunk(self, cases: int, seconds: float) -> None:
+        """The next chunk is at most twice this one, and never smaller than the setting."""
+        fitting = int(CHUNK_SECONDS * cases / max(seconds, 1e-3))
+        least = self._house.settings.chunk_size
+        self._chunk_size = max(least, min(fitting, 2 * self._chunk_size, MOST_PER_CHUNK))
 
     def give_up(self, case_ids: Sequence[str]) -> None:
         """Give what is still held of these back to the queue, to be tried again later."""
@@ -166,6 +177,7 @@ class TriageDesk:
         self._give_back(claimed.case_id)
 
     def _champion_of(self, protocol: str, attempts: int) -> Champion:
+        started = time.perf_counter()
         if protocol not in self._champion:
             try:
                 self._champion[protocol] = self._champions.resolve(self._house.protocols[protocol])
@@ -174,6 +186,8 @@ class TriageDesk:
                     raise
                 problem = f"{Reason.NOT_ANALYSED}: the registry was away at {attempts} attempts"
                 self._champion[protocol] = Champion(predictor=None, problem=problem)
+            finally:
+                self._seconds["loading the release"] += time.perf_counter() - started
         return self._champion[protocol]
 
     def _count(self, claimed: ClaimedCase, decision: Decision) -> None:
