@@ -20,6 +20,7 @@ from flows import (
     registry_commands,
     release_commands,
     service_commands,
+    speed_commands,
     study_commands,
     whatif_commands,
 )
@@ -44,6 +45,7 @@ for commands in (
     planning_commands,
     whatif_commands,
     service_commands,
+    speed_commands,
 ):
     app.registered_commands.extend(commands.app.registered_commands)
 app.add_typer(registry_commands.app, name="models", help="The registry: list, show, promote, roll back, history.")

@@ -71,9 +71,12 @@ class TriageDesk:
 
     def seal(self, *, everything: bool) -> list[str]:
         """Seal the studies that are quiet, or every open one, and return the new cases."""
-        quiet = timedelta(seconds=self._house.settings.quiet_seconds)
+        quiet, started = timedelta(seconds=self._house.settings.quiet_seconds), time.perf_counter()
         protocols = list(self._house.protocols.values())
-        return intake.seal_quiet_studies(self._house.database, protocols, quiet=quiet, now=_now(), force=everything)
+        try:
+            return intake.seal_quiet_studies(self._house.database, protocols, quiet=quiet, now=_now(), force=everything)
+        finally:
+            self._seconds["sealing"] += time.perf_counter() - started
 
     def leases(self) -> AbstractContextManager[None]:
         """Keeps what is held while the block runs."""

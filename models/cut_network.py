@@ -115,6 +115,18 @@ class CutNetwork:
             return self._by_product(boundaries, masks)
         return torch.cat([self._after(boundary, seeds, rows) for boundary in boundaries], dim=1)
 
+    def without_dropout(self, boundaries: Sequence[Boundary]) -> Tensor:
+        """Logits (P, C) float32 of one forward with nothing dropped: masks that are all one."""
+        logits = []
+        for boundary in boundaries:
+            ones = [torch.ones_like(mask) for mask in _given(self.masks).draw((0,))]
+            if self.head is not None:
+                logits.append(self._by_product([boundary], ones[0])[0])
+            else:
+                masks = [_for_parts(mask, boundary.parts).to(boundary.values[0]) for mask in ones]
+                logits.append(_given(self.suffix)(*boundary.values, *masks)[0].float())
+        return torch.cat(logits)
+
     def gaussian(self, boundaries: Sequence[Boundary], count: int, seed: int) -> Tensor:
         """Logits (T, P, C) float32 at `count` quasi-random points; needs a head alone behind the cut."""
         features = torch.cat([_given(boundary.values[0]).float() for boundary in boundaries])

@@ -124,8 +124,15 @@ class Member:
 
     def deterministic(self, parts: Tensor, watch: FeatureWatch | None = None) -> Tensor:
         """Logits (P, C) float32 without dropout, in float32 throughout; seen by `watch`."""
+        self.check(parts.shape[1:])
         with torch.inference_mode():
-            return self._in_memory(lambda: self._once(parts, (), watch))
+            return self._in_memory(lambda: self._without_dropout(parts, watch))
+
+    def _without_dropout(self, parts: Tensor, watch: FeatureWatch | None) -> Tensor:
+        cut = self.cut
+        if watch is not None or self.device.type != "cpu" or cut is None or cut.masks is None:
+            return self._once(parts, (), watch)
+        return cut.without_dropout([cut.before(chunk) for chunk in torch.split(parts, self._rows(parts))])
 
     def use(self, engine: Engine | None) -> None:
         """Run the two pieces by what `engine` chooses, from the next check on; members share it."""

@@ -35,6 +35,18 @@ def peer_methods() -> ModuleType:
     return methods
 
 
+def peer_dropout() -> Any:
+    """baal's wrapper for MC dropout, whose package asks structlog for a name that newer ones no longer have."""
+    import structlog.dev
+
+    vars(structlog.dev).setdefault("_has_colorama", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from baal.bayesian.dropout import MCDropoutModule
+
+    return MCDropoutModule
+
+
 def _declare_operators() -> None:
     if hasattr(torch.ops.torchvision, "nms"):
         return

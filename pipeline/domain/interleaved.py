@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Work = Callable[[], object]
@@ -24,7 +24,13 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able content."""
-        return asdict(self)
+        return {
+            "name": self.name,
+            "ratio": self.ratio,
+            "spread": [self.low, self.high],
+            "baseline": self.baseline,
+            "reach": self.reach,
+        }
 
 
 def seconds(works: Sequence[Work], repetitions: int) -> list[list[float]]:
@@ -39,9 +45,12 @@ def seconds(works: Sequence[Work], repetitions: int) -> list[list[float]]:
 
 
 def ratios(
-    baseline: tuple[str, Work], others: Sequence[tuple[str, Work]], repetitions: int, **reach: float
+    baseline: tuple[str, Work], others: Sequence[tuple[str, Work]], repetitions: int, reach: Mapping[str, float]
 ) -> list[Row]:
-    """One row per other work, against the baseline's time in the same repetition; all are warmed up once."""
+    """One row per other work, against the baseline's time in the same repetition; all are warmed up once.
+
+    `reach` says by name what was aimed at.
+    """
     for _, work in (baseline, *others):
         work()
     base, *rest = seconds([baseline[1], *(work for _, work in others)], repetitions)
