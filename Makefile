@@ -8,7 +8,7 @@ FAST := not slow and not gpu
 export PYTHONDONTWRITEBYTECODE = 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test test-all lint format bench pictures system clean
+.PHONY: help install demo serve test test-all lint format bench bench-gpu bench-growth pictures system clean
 
 help:
 	@echo "make demo      the whole story on generated patients (about five minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test      lint and the test suite"
 	@echo "make test-all  with the slow suites"
 	@echo "make bench     speed, as ratios against a baseline measured in the same run"
+	@echo "make bench-gpu    the engine on CUDA devices; make bench-growth the whole triage for more and more studies"
 	@echo "make system    Debian packages the tests use where present (run as root)"
 
 install: $(STAMP)
@@ -52,6 +53,15 @@ test-all: lint
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: install
+	$(BIN)/python -m tests.benchmarks.gpu
+
+# The whole triage for 100 and 1 000 studies, in copies of a demo's home; STUDIES="100 1000 10000" takes hours.
+STUDIES ?= 100 1000
+bench-growth: install
+	test -d build/growth-home || $(BIN)/secondread demo --home build/growth-home
+	$(BIN)/python -m tests.benchmarks.growth build/growth-home --studies $(STUDIES)
 
 # The README's pictures, from a demo told in a folder of its own.
 PICTURES := build/demo-for-pictures
