@@ -47,6 +47,11 @@ def is_available(transfer_syntax_uid: str) -> bool:
     return transfer_syntax_uid in DECODER_DEPENDENCIES
 
 
+def lets_others_run(transfer_syntax_uid: str) -> bool:
+    """Whether threads that decode this transfer syntax gain anything: run-length decoding never lets go of Python."""
+    return transfer_syntax_uid in _CODECS
+
+
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     """One decoded frame as little-endian bytes, colour by pixel (called by pydicom)."""
     array: NDArray[Any] = getattr(import_module("imagecodecs"), _CODECS[runner.transfer_syntax])(source)
@@ -95,7 +100,7 @@ def _decoded(
     pixels: bytes, dataset: Dataset, transfer_syntax_uid: str, description: PixelDescription, threads: int
 ) -> NDArray[Any]:
     decoder, options = decoder_of(transfer_syntax_uid), _options(dataset, description)
-    if threads > 1 and description.frames > 1 and transfer_syntax_uid in COMPRESSED:
+    if threads > 1 and description.frames > 1 and lets_others_run(transfer_syntax_uid):
         frames = _frames(pixels, options)
         if len(frames) == description.frames:
             return _side_by_side(decoder, frames, options, threads)

@@ -33,7 +33,7 @@ Peers = Callable[[Sequence[Path], str], list[tuple[str, Work]]]
 
 def reading_rows(*, repetitions: int = 5, small: bool = False, peers: Peers | None = None) -> list[Row]:
     """Native and compressed series of 512 x 512 slices; `peers` gives other readers of the native one."""
-    slices, compressed_slices, side = (8, 4, 64) if small else (200, 100, 512)
+    slices, compressed_slices, side = (8, 4, 64) if small else (200, 60, 512)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), Sandbox(memory_mb=4096) as sandbox:
         warnings.simplefilter("ignore")
         files = write_series(Path(folder) / "native", slices, side, None)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dicom import attributes
+from pipeline.dicom.decoders import lets_others_run
 from pipeline.dicom.intensities import Extremes, intensities
 from pipeline.dicom.quality import quality_findings
 from pipeline.dicom.series_file import SeriesFile, open_header, stored_pixels, verify
@@ -159,11 +160,16 @@ def _fill(voxels: NDArray[np.float32], files: Sequence[SeriesFile], stacked: Sta
         runs = shares(len(file.planes), threads if len(files) == 1 else 1)
         return [frame for part in side_by_side(placed, runs, threads) for frame in part]
 
-    at_once = threads if max(file.description.decoded_bytes for file in files) <= MOST_AT_ONCE else 1
+    at_once = threads if all(_may_share_time(file) for file in files) else 1
     written = [frame for part in side_by_side(run, shares(len(files), at_once), at_once) for frame in part]
     if not len(written) == starts[-1] == voxels.shape[0] == len(stacked.order):
         raise DeferCase(Reason.UNREADABLE, "fewer slices were decoded than the series lists")
     return written
+
+
+def _may_share_time(file: SeriesFile) -> bool:
+    small = file.description.decoded_bytes <= MOST_AT_ONCE
+    return small and (bool(file.head) or lets_others_run(file.instance.transfer_syntax_uid))
 
 
 def _placed(target: NDArray[np.float32], file: SeriesFile, stored: NDArray[Any], frame: int) -> Extremes:

@@ -58,19 +58,16 @@ def one_device(index: int, small: bool) -> list[dict[str, Any]]:
     """Rows of one device, 2-D and 3-D, each placement."""
     torch.cuda.set_device(index)
     peak = roofline(2048 if small else 8192)
-    rows = []
+    passes, rows = 10 if small else PASSES, []
     for dimensions, side in ((2, 64 if small else 224), (3, 32 if small else 96)):
         parts = torch.randn(4 if small else BATCH // (1 if dimensions == 2 else 8), 1, *(side,) * dimensions)
-        for placement in PLACEMENTS:
-            rows.append(measured(index, dimensions, placement, parts, peak, 10 if small else PASSES))
+        rows += [measured(index, placement, parts, peak=peak, passes=passes) for placement in PLACEMENTS]
     return rows
 
 
-def measured(
-    index: int, dimensions: int, placement: str, parts: torch.Tensor, peak: float, passes: int
-) -> dict[str, Any]:
+def measured(index: int, placement: str, parts: torch.Tensor, *, peak: float, passes: int) -> dict[str, Any]:
     """One row: the engine's images per second and what the plain loop and the roofline make of it."""
-    networks = []
+    networks, dimensions = [], parts.dim() - 2
     for _ in range(MEMBERS):
         network = DenseNet121(dimensions, 1, 2).eval()
         place_dropout(network, Dropout.model_validate({"placement": placement, "rate": 0.2}), dimensions)
