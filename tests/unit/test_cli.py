@@ -16,7 +16,7 @@ COMMANDS = (
     *("init", "doctor", "status", "audit", "models", "demo"),
     *("ingest", "triage", "watch", "replay"),
     *("train", "evaluate", "predict", "plan", "whatif"),
-    *("serve", "deploy", "work"),
+    *("serve", "deploy", "work", "bench"),
 )
 HEAVY = ("torch", "monai", "prefect", "mlflow", "fastapi")
 
@@ -70,7 +70,7 @@ def test_every_command_explains_itself(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status", "--json"], ["ingest", "--json", "."], ["audit", "verify"]]
+    "arguments", [["--help"], ["status", "--json"], ["doctor", "--quick"], ["ingest", "--json", "."], ["audit", "verify"]]
 )
 def test_light_commands_load_no_heavy_library(ready, tmp_path, arguments):
     (tmp_path / "empty").mkdir()

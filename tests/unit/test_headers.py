@@ -162,8 +162,8 @@ def test_a_deflate_bomb_is_stopped_at_the_limit_and_its_study_is_still_known(mon
 
 def test_megabytes_of_padding_behind_the_pixels_are_not_parsed(monkeypatch):
     seen = []
-    stops = parsing._AfterPixels.__call__
-    monkeypatch.setattr(parsing._AfterPixels, "__call__", lambda *call: seen.append(call) or stops(*call))
+    stops = parsing._AtPixels._stops
+    monkeypatch.setattr(parsing._AtPixels, "_stops", lambda *call: seen.append(call) or stops(*call))
     assert inspect_instance(to_bytes(a_slice(PIXELS)) + bytes(2_000_000)).rows == 40
     assert len(seen) < 50
 
