@@ -70,7 +70,8 @@ def test_every_command_explains_itself(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status", "--json"], ["doctor", "--quick"], ["ingest", "--json", "."], ["audit", "verify"]]
+    "arguments",
+    [["--help"], ["status", "--json"], ["doctor", "--quick"], ["ingest", "--json", "."], ["audit", "verify"]],
 )
 def test_light_commands_load_no_heavy_library(ready, tmp_path, arguments):
     (tmp_path / "empty").mkdir()
