@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import select, update
 
+from flows import triage_desk
 from flows.bootstrap import open_house
 from flows.champion import ChampionDesk
 from flows.receiving import take_in
@@ -163,6 +164,15 @@ def test_a_champion_whose_bytes_were_changed_is_fetched_again_or_may_not_speak(h
         artifacts.write_bytes(original)
 
 
+def test_chunks_grow_until_one_lasts_ten_seconds_and_shrink_to_the_setting(house):
+    desk = TriageDesk(house)
+    sizes = []
+    for cases, seconds in ((2, 0.5), (4, 1.0), (8, 16.0), (5, 100.0), (2, 0.0)):
+        desk._resize_chunk(cases, seconds)
+        sizes.append(desk._chunk_size)
+    assert sizes == [4, 8, 5, 2, 4]
+
+
 def test_the_champion_is_loaded_once_and_asked_for_at_every_claim(house, protocol, monkeypatch):
     promoted(house, protocol)
     asked = []
@@ -173,12 +183,13 @@ def test_the_champion_is_loaded_once_and_asked_for_at_every_claim(house, protoco
 
     load = champion.load_predictor
     monkeypatch.setattr(champion, "load_predictor", lambda *given: loaded.append(1) or load(*given))
+    monkeypatch.setattr(triage_desk, "CHUNK_SECONDS", 1e9)
     desk = TriageDesk(house)
     desk.seal(everything=True)
 
     desk.work_off()
 
-    assert len(asked) == 3, "five cases in chunks of two"
+    assert len(asked) == 2, "five cases: a chunk of two, then one of at most four"
     assert len(loaded) == 1
 
 
