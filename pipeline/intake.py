@@ -8,6 +8,7 @@ from outside never become paths, and symbolic links are not followed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,9 +22,9 @@ from pipeline.domain.study import InstanceHeader, SealEvidence, StudyState, Verd
 from pipeline.errors import RejectInstance
 from pipeline.protocol import TriageProtocol
 from pipeline.store import audit_rows, case_rows, instance_rows, revision_rows, study_rows
-from pipeline.store.blobs import BlobStore, Stored
+from pipeline.store.blobs import BlobStore, Source, Stored
 from pipeline.store.database import Database, Transaction
-from pipeline.store.instance_rows import LedgerEntry
+from pipeline.store.instance_rows import Accepted, LedgerEntry
 from pipeline.store.received_files import files_under, open_received
 from pipeline.store.refusals import ConstraintRefused
 from pipeline.store.revision_rows import Member
@@ -107,11 +108,32 @@ def accept_folder(
         on_progress(start + len(received), len(paths))
 
 
+def accept_stream(
+    database: Database,
+    blobs: BlobStore,
+    sandbox: Sandbox,
+    stream: Source,
+    *,
+    source: str,
+    pseudonym_key: bytes,
+    now: datetime,
+) -> Receipt:
+    """Take in what a sender's connection holds, one DICOM file. Raises RetryLater: then nothing was confirmed."""
+    desk = _Desk(database=database, source=source, pseudonym_key=pseudonym_key)
+    return _record_group(desk, [_inspected(blobs, sandbox, Path(), lambda: nullcontext(stream))], now)[0]
+
+
 def _receive(blobs: BlobStore, sandbox: Sandbox, path: Path) -> _Received:
     """Store and inspect one file."""
+    return _inspected(blobs, sandbox, path, lambda: open_received(path))
+
+
+def _inspected(
+    blobs: BlobStore, sandbox: Sandbox, path: Path, opened: Callable[[], AbstractContextManager[Source]]
+) -> _Received:
     stored: Stored | None = None
     try:
-        with open_received(path) as source:
+        with opened() as source:
             stored = blobs.put_file(source)
         return _Received(path=path, stored=stored, header=sandbox.inspect(blobs.path(stored.sha256)))
     except RefusedInstance as refused:
@@ -146,7 +168,7 @@ def _record(connection: Transaction, desk: _Desk, file: _Received, now: datetime
     if file.stored is None:
         return Receipt(file.path, Verdict.QUARANTINED, file.refusal, None)
     place = instance_rows.next_place(connection)
-    same = instance_rows.accepted_bytes(connection, file.stored.sha256)
+    same = instance_rows.accepted_bytes(connection, file.stored.sha256) or _same_content(connection, file)
     if same is not None:
         verdict, reason, study_id = Verdict.DUPLICATE, None, same.study_id
     elif file.header is None:
@@ -166,6 +188,15 @@ def _record(connection: Transaction, desk: _Desk, file: _Received, now: datetime
     )
     instance_rows.add_entry(connection, entry, place=place, now=now)
     return Receipt(file.path, verdict, reason, study_id)
+
+
+def _same_content(connection: Transaction, file: _Received) -> Accepted | None:
+    """The accepted instance whose data set came in other wrapping before: by another way, with other file meta."""
+    header = file.header
+    if header is None or file.refusal is not None or header.content_digest is None:
+        return None
+    other = instance_rows.accepted_uid(connection, header.sop_instance_uid)
+    return other if other is not None and other.content_digest == header.content_digest else None
 
 
 def _put_to_study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from pydicom import Dataset
 
 from pipeline.dicom import attributes
+from pipeline.dicom.content_digest import content_digest
 from pipeline.dicom.parsing import ParsedInstance, is_executable, parse
 from pipeline.dicom.pixel_checks import check_pixels
 from pipeline.dicom.pixel_description import missing
@@ -38,7 +40,8 @@ def inspect_instance(data: bytes) -> InstanceHeader:
 
 def _inspected(data: bytes) -> InstanceHeader:
     instance = _parsed(data)
-    header = read_header(instance)
+    digest = content_digest(instance.dataset, instance.transfer_syntax_uid)
+    header = replace(read_header(instance), content_digest=digest)
     try:
         _check(header, instance, executable=is_executable(data))
     except RejectInstance as refusal:
@@ -139,6 +142,8 @@ def read_header(instance: ParsedInstance) -> InstanceHeader:
         patient_sex=text("PatientSex"),
         patient_age_years=age_years(dataset),
         accession_number=text("AccessionNumber"),
+        study_number=text("StudyID"),
+        referring_physician_name=text("ReferringPhysicianName"),
         study_date=text("StudyDate"),
         study_time=text("StudyTime"),
     )

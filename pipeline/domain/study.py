@@ -10,7 +10,7 @@ class Verdict(StrEnum):
     """What became of one received file."""
 
     ACCEPTED = "accepted"  #: Stored, in the ledger, part of a study.
-    DUPLICATE = "duplicate"  #: The same bytes were accepted before; nothing changes.
+    DUPLICATE = "duplicate"  #: The same content was accepted before; nothing changes.
     QUARANTINED = "quarantined"  #: Stored apart with the reason; never analysed.
 
 
@@ -34,7 +34,8 @@ class InstanceHeader:
     """The attributes of one instance that the pipeline looks at (keywords of PS3.6, in snake case).
 
     Positions and spacings are millimetres in the LPS patient frame (PS3.3 C.7.6.2); None means absent or empty.
-    Identity (`patient_*`, `accession_number`) goes to the identity table only.
+    Identity (`patient_*`, `accession_number`, `study_number`, `referring_physician_name`) goes to the identity table
+    only. `content_digest` is equal for one data set however it was wrapped on its way (see `dicom.content_digest`).
     """
 
     sop_instance_uid: str
@@ -71,8 +72,11 @@ class InstanceHeader:
     patient_sex: str | None = None
     patient_age_years: float | None = None
     accession_number: str | None = None
+    study_number: str | None = None  #: StudyID
+    referring_physician_name: str | None = None
     study_date: str | None = None
     study_time: str | None = None
+    content_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

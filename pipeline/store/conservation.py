@@ -74,7 +74,8 @@ def _lost_images() -> Select[tuple[str]]:
 
 def _lost_duplicates() -> Select[tuple[str]]:
     original = instance.alias()
-    kept = exists().where(original.c.sha256 == instance.c.sha256, original.c.verdict == Verdict.ACCEPTED)
+    same = or_(original.c.sha256 == instance.c.sha256, original.c.sop_instance_uid == instance.c.sop_instance_uid)
+    kept = exists().where(same, original.c.verdict == Verdict.ACCEPTED)
     return select(instance.c.id).where(instance.c.verdict == Verdict.DUPLICATE, ~kept)
 
 

@@ -29,10 +29,11 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class Accepted:
-    """An instance that is part of a study."""
+    """An instance that is part of a study; `content_digest` as in its header."""
 
     sha256: str
     study_id: str
+    content_digest: str | None = None
 
 
 def next_place(connection: Connection) -> int:
@@ -51,11 +52,11 @@ def accepted_bytes(connection: Connection, sha256: str) -> Accepted | None:
 
 def accepted_uid(connection: Connection, sop_instance_uid: str) -> Accepted | None:
     """The accepted instance of that SOPInstanceUID, or None."""
-    query = select(instance.c.sha256, instance.c.study_id).where(
+    query = select(instance.c.sha256, instance.c.study_id, instance.c.header).where(
         instance.c.sop_instance_uid == sop_instance_uid, instance.c.verdict == Verdict.ACCEPTED
     )
     row = connection.execute(query).one_or_none()
-    return None if row is None else Accepted(row.sha256, row.study_id)
+    return None if row is None else Accepted(row.sha256, row.study_id, (row.header or {}).get("content_digest"))
 
 
 def has_accepted(connection: Connection, study_id: str) -> bool:

@@ -24,6 +24,8 @@ IDENTITY_FIELDS = (
     "patient_birth_date",
     "patient_sex",
     "accession_number",
+    "study_number",
+    "referring_physician_name",
     "study_date",
     "study_time",
 )

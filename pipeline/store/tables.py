@@ -6,75 +6,28 @@ UIDs are columns and never paths; probabilities and scores carry CHECKs, because
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 
 from pipeline.domain.deferral import ROUTINE_GUARDS
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC moment on every database; naive moments are refused."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """The moment as the database keeps it; raises ValueError without a time zone."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a moment without time zone; pass an aware UTC datetime")
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """The moment as aware UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Json = JSON(none_as_null=True)  # otherwise None is stored as JSON's null, which every NOT NULL check lets pass
-
-
-def _id() -> Column[Any]:
-    return Column("id", String(36), primary_key=True)  # opaque random identifier, hexadecimal
-
+from pipeline.store.columns import Json, UtcTime, identifier, metadata
 
 study = Table(
     "study",
     metadata,
-    _id(),
+    identifier(),
     Column("study_instance_uid", String(64), nullable=False, unique=True),
     Column("patient_pseudonym", String(64), nullable=False),  # keyed HMAC of issuer and PatientID
     Column("state", String(16), nullable=False),  # StudyState
@@ -98,6 +51,8 @@ identity = Table(
     Column("patient_birth_date", String(16)),
     Column("patient_sex", String(4)),
     Column("accession_number", String(64)),
+    Column("study_number", String(64)),
+    Column("referring_physician_name", Text),
     Column("study_date", String(16)),
     Column("study_time", String(32)),
 )
@@ -105,7 +60,7 @@ identity = Table(
 instance = Table(
     "instance",
     metadata,
-    _id(),
+    identifier(),
     Column("sequence", Integer, nullable=False, unique=True),  # order of arrival
     Column("sha256", String(64), nullable=False),
     Column("size", Integer, nullable=False),  # bytes
@@ -137,7 +92,7 @@ instance = Table(
 study_revision = Table(
     "study_revision",
     metadata,
-    _id(),
+    identifier(),
     Column("study_id", ForeignKey("study.id"), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("manifest_digest", String(64), nullable=False),  # SHA-256 over the sorted instance digests
@@ -165,7 +120,7 @@ protocol_text = Table(
 case = Table(
     "triage_case",
     metadata,
-    _id(),
+    identifier(),
     Column("study_id", ForeignKey("study.id"), nullable=False),
     Column("revision_id", ForeignKey("study_revision.id"), nullable=False),
     Column("protocol", String(64), nullable=False),
@@ -197,7 +152,7 @@ routine_proof = Table(
 decision = Table(
     "decision",
     metadata,
-    _id(),
+    identifier(),
     Column("case_id", ForeignKey("triage_case.id"), nullable=False, unique=True),
     Column("route", String(16), nullable=False),  # Route
     Column("proof_case_id", ForeignKey("routine_proof.case_id")),
@@ -227,7 +182,7 @@ decision = Table(
 outbox = Table(
     "outbox",
     metadata,
-    _id(),
+    identifier(),
     Column("decision_id", ForeignKey("decision.id"), nullable=False),
     Column("kind", String(32), nullable=False),
     Column("payload", Json, nullable=False),  # identifiers only
@@ -239,7 +194,7 @@ outbox = Table(
 worklist_item = Table(
     "worklist_item",
     metadata,
-    _id(),
+    identifier(),
     Column("case_id", ForeignKey("triage_case.id"), nullable=False),
     Column("state", String(16), nullable=False),  # ItemState
     Column("specialty", String(64), nullable=False),
@@ -265,7 +220,7 @@ worklist_item = Table(
 read = Table(
     "read",
     metadata,
-    _id(),
+    identifier(),
     Column("item_id", ForeignKey("worklist_item.id"), nullable=False),
     Column("case_id", ForeignKey("triage_case.id"), nullable=False),
     Column("reader_id", ForeignKey("account.id"), nullable=False),
@@ -285,7 +240,7 @@ read = Table(
 account = Table(
     "account",
     metadata,
-    _id(),
+    identifier(),
     Column("name", String(64), nullable=False, unique=True),
     Column("password_hash", String(256), nullable=False),  # argon2id
     Column("role", String(32), nullable=False),

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from pipeline.domain.deferral import ROUTINE_GUARDS
 from pipeline.errors import HaltPipeline, RetryLater
 from pipeline.store.database import MIGRATIONS, SCHEMA, make_engine, open_database, upgrade
+from pipeline.store import door_tables
 from pipeline.store.tables import GUARDS, metadata
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+import pipeline.store.door_tables  # its tables join the metadata
 from pipeline.store.tables import metadata
 
 context.configure(
