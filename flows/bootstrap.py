@@ -27,6 +27,7 @@ from pipeline.store.database import Database, open_database
 if TYPE_CHECKING:
     from models.registry import Registry
     from pipeline.dicom.sandbox import Sandbox
+    from pipeline.hospital import Hospital
 
 _KEY_BYTES = 32
 
@@ -53,9 +54,20 @@ class House:
     @cached_property
     def sandbox(self) -> Sandbox:
         """The limited child process that parses and decodes foreign bytes."""
+        return self.new_sandbox()
+
+    def new_sandbox(self) -> Sandbox:
+        """Another such child; whoever asks for it closes it."""
         from pipeline.dicom.sandbox import Sandbox
 
         return Sandbox(memory_mb=self.settings.decode_memory_mb, seconds=self.settings.decode_seconds)
+
+    @cached_property
+    def hospital(self) -> Hospital:
+        """Whom the house speaks with outside. Raises HaltPipeline."""
+        from pipeline.hospital import load_hospital
+
+        return load_hospital(self.settings.hospital_file)
 
     @cached_property
     def registry(self) -> Registry:
@@ -105,7 +117,7 @@ def open_house(settings: Settings, *, create: bool = False) -> House:
     return House(
         settings=settings,
         database=open_database(settings.database, create=create),
-        blobs=BlobStore(home / "blobs"),
+        blobs=BlobStore(home / "blobs", reserve_bytes=settings.reserve_mb << 20),
         keys=Keys(
             pseudonym=_derive(secret, b"pseudonym"),
             audit=_derive(secret, b"audit"),

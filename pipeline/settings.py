@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".secondread")
     database_url: str | None = None  #: default: SQLite in the home
     mlflow_uri: str | None = None  #: default: SQLite in the home
+    hospital: Path | None = None  #: YAML file of peers, PACS and destinations; default: hospital.yaml in the home
+    reserve_mb: Annotated[int, Field(ge=0)] = 1024  #: free disk below which nothing more is taken in
     protocols: str = "brain-tumour-mr"  #: comma-separated names or YAML paths of the active protocols
     quiet_seconds: Annotated[float, Field(ge=0)] = 60.0  #: a study is sealed after this long without a new instance
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0  #: how long a worker holds a case without renewing
@@ -41,6 +43,11 @@ class Settings(BaseSettings):
     def host_names(self) -> tuple[str, ...]:
         """Host names the reading room answers to, besides localhost."""
         return tuple(name.strip() for name in self.hosts.split(",") if name.strip())
+
+    @property
+    def hospital_file(self) -> Path:
+        """The file that says whom the house speaks with outside."""
+        return self.hospital or self.home / "hospital.yaml"
 
     @property
     def engine_memory(self) -> Path:

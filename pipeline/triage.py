@@ -119,7 +119,7 @@ class PreparedCase:
 
     def decided(self, now: Callable[[], datetime]) -> ReadyRecord:
         """Ask the release and decide. Raises RetryLater."""
-        failure = self._failure or _failure_of(self._look.analyse)
+        failure = _failure_of(self._look.analyse) if self._failure is None else self._failure
         with self._database.read() as connection:
             safe = safe_state_rows.is_safe(connection)
         evidence = replace(_told(self._look, failure, self._claimed.attempts), safe_state=safe)
@@ -296,7 +296,9 @@ def replay(
         release_problem=_first_problem(stored),
     )
     look = _Look(bench, revision)
-    failure = _failure_of(lambda: look.prepare(with_model=True)) or _failure_of(look.analyse)
+    failure = _failure_of(lambda: look.prepare(with_model=True))
+    if failure is None:
+        failure = _failure_of(look.analyse)
     evidence = replace(_told(look, failure, attempts=1), safe_state=bool(stored.evidence["safe_state"]))
     decision = decide(evidence, stored.policy, stored.decided_at.date())
     return _compared(stored, decision, evidence, {} if predictor is None else predictor.fingerprint)

@@ -61,3 +61,11 @@ def write_series(folder: Path, datasets: Sequence[Dataset], **options: Any) -> l
     for path, dataset in zip(paths, datasets, strict=True):
         path.write_bytes(to_bytes(dataset, **options))
     return paths
+
+
+def small_slice(
+    number: int, *, study: str = STUDY, slices: int = 16, syntax: str = ExplicitVRLittleEndian, **changes: Any
+) -> bytes:
+    """The file of the `number`th slice (from 1) of a sound series of `slices` in a study of that UID."""
+    of_study = {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.5", "SOPInstanceUID": f"{study}.5.{number}"}
+    return to_bytes(a_slice(a_head(slices)[number - 1], number - 1, **of_study | changes), syntax)

@@ -112,9 +112,18 @@ def _array(decoder: Decoder, pixels: bytes, options: dict[str, Any]) -> NDArray[
     first = _FIRST.get(decoder.UID)
     if first in decoder.available_plugins and options["samples_per_pixel"] == 1:
         with suppress(Exception):
-            array, _ = decoder.as_array(pixels, raw=True, decoding_plugin=first, **options)
-            return array
-    array, _ = decoder.as_array(pixels, raw=True, **options)
+            return _asked(decoder, pixels, options | {"decoding_plugin": first})
+    return _asked(decoder, pixels, options)
+
+
+def _asked(decoder: Decoder, pixels: bytes, options: dict[str, Any]) -> NDArray[Any]:
+    """What the decoder makes of it; the panic of one written in Rust is no Exception and would end the process."""
+    try:
+        array, _ = decoder.as_array(pixels, raw=True, **options)
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as panic:  # noqa: BLE001  a panic of Rust's
+        raise ValueError(type(panic).__name__) from None
     return array
 
 

@@ -48,6 +48,11 @@ class PixelDescription:
         return self.keyword != "PixelData"
 
     @property
+    def encoding(self) -> tuple[int, int, int, bool, bool]:
+        """How one sample lies in its bits."""
+        return self.bits_allocated, self.bits_stored, self.high_bit, self.signed, self.is_float
+
+    @property
     def frame_bytes(self) -> float:
         """Bytes of one native frame; half bytes occur with one allocated bit."""
         samples = 2 if self.photometric == "YBR_FULL_422" else self.samples
@@ -97,9 +102,16 @@ def _read(dataset: Dataset, keyword: str) -> PixelDescription:
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high is None or floating else high,
-        signed=not floating and _needed(dataset, "PixelRepresentation") == 1,
+        signed=not floating and _is_signed(dataset),
         photometric=(attributes.text(dataset, "PhotometricInterpretation") or "").upper(),
     )
+
+
+def _is_signed(dataset: Dataset) -> bool:
+    found = _needed(dataset, "PixelRepresentation")
+    if found not in {0, 1}:
+        raise RejectInstance("bad_pixel_description", "PixelRepresentation is neither 0 nor 1")
+    return found == 1
 
 
 def number_of_frames(dataset: Dataset) -> int:

@@ -16,7 +16,8 @@ from pipeline.dicom import attributes
 class FramePlane:
     """Orientation, position (LPS mm), pixel spacing (row, column; mm) and rescale of one frame; None is absent.
 
-    PS3.3 C.7.6.2 for single frames, C.7.6.16 for the functional groups of enhanced ones.
+    PS3.3 C.7.6.2 for single frames, C.7.6.16 for the functional groups of enhanced ones. Without rescale the slope is 1
+    and the intercept 0; `rescale_stated` tells whether slope and intercept stand in the header.
     """
 
     orientation: tuple[float, ...] | None
@@ -25,6 +26,7 @@ class FramePlane:
     thickness: float | None
     slope: float | None
     intercept: float | None
+    rescale_stated: tuple[bool, bool] = (False, False)
 
 
 def first_plane(dataset: Dataset) -> FramePlane:
@@ -52,6 +54,7 @@ def _enhanced(groups: Sequence[Dataset]) -> FramePlane:
         thickness=attributes.number(measures, "SliceThickness"),
         slope=_rescale(rescale, "RescaleSlope", 1.0),
         intercept=_rescale(rescale, "RescaleIntercept", 0.0),
+        rescale_stated=_stated(rescale),
     )
 
 
@@ -63,7 +66,7 @@ def _macro(groups: Sequence[Dataset], keyword: str) -> Dataset:
 def _classic(dataset: Dataset, frames: int) -> list[FramePlane]:
     orientation = attributes.numbers(dataset, "ImageOrientationPatient", 6)
     position = _triple(dataset, "ImagePositionPatient")
-    step = attributes.number(dataset, "SpacingBetweenSlices")
+    step, stated = attributes.number(dataset, "SpacingBetweenSlices"), _stated(dataset)
     return [
         FramePlane(
             orientation=orientation,
@@ -72,6 +75,7 @@ def _classic(dataset: Dataset, frames: int) -> list[FramePlane]:
             thickness=attributes.number(dataset, "SliceThickness"),
             slope=_rescale(dataset, "RescaleSlope", 1.0),
             intercept=_rescale(dataset, "RescaleIntercept", 0.0),
+            rescale_stated=stated,
         )
         for index in range(frames)
     ]
@@ -89,9 +93,15 @@ def _stepped(
 
 def _rescale(dataset: Dataset, keyword: str, default: float) -> float | None:
     """The value; `default` when absent; None when present but unusable."""
-    if keyword not in dataset or _is_empty(dataset, keyword):
-        return default
-    return attributes.number(dataset, keyword)
+    return attributes.number(dataset, keyword) if _stands(dataset, keyword) else default
+
+
+def _stated(dataset: Dataset) -> tuple[bool, bool]:
+    return _stands(dataset, "RescaleSlope"), _stands(dataset, "RescaleIntercept")
+
+
+def _stands(dataset: Dataset, keyword: str) -> bool:
+    return keyword in dataset and not _is_empty(dataset, keyword)
 
 
 def _is_empty(dataset: Dataset, keyword: str) -> bool:

@@ -118,12 +118,16 @@ def _refuse_unsuitable(files: Sequence[SeriesFile]) -> None:
             raise DeferCase(Reason.IRREGULAR_GEOMETRY, "slices differ in matrix size")
         if found.photometric != first.photometric:
             raise DeferCase(Reason.IRREGULAR_GEOMETRY, "slices differ in photometric interpretation")
+        if found.encoding != first.encoding:
+            raise DeferCase(Reason.IRREGULAR_GEOMETRY, "slices differ in how their values are stored")
         if "MOSAIC" in attributes.texts(file.instance.dataset, "ImageType"):
             raise DeferCase(Reason.IRREGULAR_GEOMETRY, "an image is a mosaic of slices")
 
 
 def _stacked(files: Sequence[SeriesFile]) -> Stack:
     every = [plane for file in files for plane in file.planes]
+    if len({plane.rescale_stated for plane in every}) > 1:
+        raise DeferCase(Reason.IRREGULAR_GEOMETRY, "some slices lack a rescale that others have")
     sop_class = attributes.text(files[0].instance.dataset, "SOPClassUID")
     if len(every) == 1 and sop_class in PLANAR:
         return lone_plane(every[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +44,13 @@ class Stored:
 class BlobStore:
     """A folder of files named by their SHA-256, two hexadecimal digits a subfolder.
 
-    Raises HaltPipeline when the folder cannot be made.
+    Writes are refused while less than `reserve_bytes` of the disk would stay free, so that the database and the results
+    keep their room; nothing is ever deleted to make some. Raises HaltPipeline when the folder cannot be made.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
         self._root = root
+        self._reserve_bytes = reserve_bytes
         self._incoming = root / "incoming"
         try:
             self._make_folders()
@@ -81,11 +84,16 @@ class BlobStore:
 
     def _store(self, chunks: Iterable[bytes]) -> Stored:
         temporary = self._incoming / secrets.token_hex(16)
+        self._refuse_when_nearly_full()
         with _disk_errors():
             try:
                 return self._store_as(temporary, chunks)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def _refuse_when_nearly_full(self) -> None:
+        if self._reserve_bytes and shutil.disk_usage(self._root).free < self._reserve_bytes:
+            raise RetryLater("the disk of the image store is nearly full; free some of it, nothing confirmed is lost")
 
     def _store_as(self, temporary: Path, chunks: Iterable[bytes]) -> Stored:
         digest, size = hashlib.sha256(), 0

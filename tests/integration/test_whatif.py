@@ -15,7 +15,8 @@ from pipeline.errors import HaltPipeline
 from pipeline.store import evidence_rows
 from pipeline.store.database import Database
 from pipeline.store.json_values import evidence_json
-from pipeline.store.tables import decision, metadata
+from pipeline.store.columns import metadata
+from pipeline.store.tables import decision
 from pipeline.whatif import Change, covered, what_if
 from tests.integration.test_triage import PROTOCOL, Room
 from tests.pretend_scanner import PretendedRelease, slice_bytes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-import pipeline.store.door_tables  # its tables join the metadata
-from pipeline.store.tables import metadata
+from pipeline.store import door_tables, tables  # noqa: F401 - every table joins the metadata
+from pipeline.store.columns import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

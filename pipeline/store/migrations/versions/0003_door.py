@@ -110,9 +110,7 @@ def _make_delivery() -> None:
         ),
         sa.ForeignKeyConstraint(["outbox_id"], ["outbox.id"], name=op.f("fk_delivery_outbox_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
-        sa.UniqueConstraint(
-            "outbox_id", "destination", "form", name=op.f("uq_delivery_outbox_id_destination_form")
-        ),
+        sa.UniqueConstraint("outbox_id", "destination", "form", name=op.f("uq_delivery_outbox_id_destination_form")),
     )
     op.create_index(op.f("ix_delivery_state_not_before"), "delivery", ["state", "not_before"], unique=False)
     op.create_index(op.f("ix_delivery_sop_instance_uid"), "delivery", ["sop_instance_uid"], unique=False)
