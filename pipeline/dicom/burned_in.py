@@ -30,7 +30,7 @@ _BIT_POSITION: Final = 0x0102
 
 
 def refuse_burned_in(header: InstanceHeader, dataset: Dataset) -> None:
-    """Raises RejectInstance unless the pixels are said, or by their kind known, to show no identity (PS3.3 C.7.6.1.1)."""
+    """Raises RejectInstance where the pixels are said, or by their kind likely, to show identity (PS3.3 C.7.6.1.1)."""
     said = (header.burned_in_annotation or "").upper()
     if said != "NO" and (said or _is_captured(header, dataset)):
         raise RejectInstance("burned_in_annotation", "the pixels may show whose they are and cannot be cleaned here")

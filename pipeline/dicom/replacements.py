@@ -1,4 +1,4 @@
-"""What stands in for an identifier: keyed UIDs, a patient's pseudonym, and dates moved by the patient's own number of days.
+"""What stands in for an identifier: keyed UIDs, and dates moved by a number of days that is the patient's own.
 
 Everything follows by HMAC-SHA256 from the key and the original alone: the same in every process, and without the key
 neither to be foreseen nor to be reversed.
