@@ -2,6 +2,9 @@
 
 Why cases are given back and not failed: a case leaves the queue by a decision alone. What cannot be decided now goes
 back with a delay, and what was begun too often is decided without the model (`pipeline.triage`).
+
+Why chunks with a case begun before stay small: it may be what kills its workers, and every case claimed beside it counts
+one more attempt when it does.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from flows.bootstrap import House
 from flows.case_line import CaseLine
 from flows.champion import Champion, ChampionDesk
 from flows.leases import kept
+from flows.pulling import ask_before_sealing
 from pipeline import intake, triage
 from pipeline.domain.case import Reason
 from pipeline.domain.evidence import Decision
 from pipeline.errors import RetryLater
 from pipeline.store import case_rows
 from pipeline.store.case_rows import ClaimedCase
+from pipeline.store.database import Transaction
 from pipeline.triage import Bench
 
 _log = logging.getLogger(__name__)
@@ -72,8 +77,9 @@ class TriageDesk:
     def seal(self, *, everything: bool) -> list[str]:
         """Seal the studies that are quiet, or every open one, and return the new cases."""
         quiet, started = timedelta(seconds=self._house.settings.quiet_seconds), time.perf_counter()
-        protocols = list(self._house.protocols.values())
+        protocols, now = list(self._house.protocols.values()), _now()
         try:
+            ask_before_sealing(self._house, quiet_since=None if everything else now - quiet, now=now)
             return intake.seal_quiet_studies(self._house.database, protocols, quiet=quiet, now=_now(), force=everything)
         finally:
             self._seconds["sealing"] += time.perf_counter() - started
@@ -84,16 +90,11 @@ class TriageDesk:
 
     def claim(self, protocol: str) -> list[str]:
         """Claim a chunk of ready cases, resolve the champion once for it and return the case ids."""
-        started = time.perf_counter()
+        started, now, least = time.perf_counter(), _now(), self._house.settings.chunk_size
         with self._house.database.transaction() as connection:
-            claimed = case_rows.claim_cases(
-                connection,
-                protocol=protocol,
-                owner=self._owner,
-                limit=self._chunk_size,
-                lease=self._lease,
-                now=_now(),
-            )
+            claimed = self._claimed(connection, protocol, least, now)
+            if self._chunk_size > least and not _begun_before(claimed):
+                claimed += self._claimed(connection, protocol, self._chunk_size - least, now)
         self._seconds["claiming"] += time.perf_counter() - started
         with self._lock:
             self._held.update({case.case_id: (case, protocol) for case in claimed})
@@ -101,18 +102,23 @@ class TriageDesk:
             self._champion.pop(protocol, None)
         return [case.case_id for case in claimed]
 
+    def _claimed(self, connection: Transaction, protocol: str, limit: int, now: datetime) -> list[ClaimedCase]:
+        return case_rows.claim_cases(
+            connection, protocol=protocol, owner=self._owner, limit=limit, lease=self._lease, now=now
+        )
+
     def decide(self, case_ids: list[str]) -> None:
         """Decide the cases that are still held, which are of one protocol. Raises RetryLater."""
         held, started = [self._held[case_id] for case_id in case_ids if case_id in self._held], time.perf_counter()
         for name in dict.fromkeys(name for _, name in held):
             protocol = self._house.protocols[name]
             self._line.run([case for case, of in held if of == name], protocol, partial(self._bench, name))
-        self._resize_chunk(len(held), time.perf_counter() - started)
+        self._resize_chunk([case for case, _ in held], time.perf_counter() - started)
 
-    def _resize_chunk(self, cases: int, seconds: float) -> None:
-        """The next chunk is at most twice this one, and never smaller than the setting."""
-        fitting = int(CHUNK_SECONDS * cases / max(seconds, 1e-3))
+    def _resize_chunk(self, cases: Sequence[ClaimedCase], seconds: float) -> None:
+        """The next chunk is at most twice this one and never smaller than the setting, which follows cases begun before."""
         least = self._house.settings.chunk_size
+        fitting = 0 if _begun_before(cases) else int(CHUNK_SECONDS * len(cases) / max(seconds, 1e-3))
         self._chunk_size = max(least, min(fitting, 2 * self._chunk_size, MOST_PER_CHUNK))
 
     def give_up(self, case_ids: Sequence[str]) -> None:
@@ -228,6 +234,10 @@ class TriageDesk:
     def _open_studies(self) -> int:
         with self._house.database.read() as connection:
             return case_rows.count_open_studies(connection)
+
+
+def _begun_before(cases: Sequence[ClaimedCase]) -> bool:
+    return any(case.attempts > 1 for case in cases)
 
 
 def _now() -> datetime:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox import Sandbox
+from pipeline.domain.announced import Announcement, CountFinding, judge_counts
 from pipeline.domain.case import Reason
 from pipeline.domain.completeness import seal_evidence
 from pipeline.domain.pseudonyms import patient_pseudonym, study_pseudonym
 from pipeline.domain.study import InstanceHeader, SealEvidence, StudyState, Verdict
 from pipeline.errors import RejectInstance
 from pipeline.protocol import TriageProtocol
-from pipeline.store import audit_rows, case_rows, instance_rows, revision_rows, study_rows
+from pipeline.store import audit_rows, case_rows, instance_rows, pacs_rows, revision_rows, study_rows
 from pipeline.store.blobs import BlobStore, Source, Stored
 from pipeline.store.database import Database, Transaction
 from pipeline.store.instance_rows import Accepted, LedgerEntry
@@ -36,6 +37,7 @@ GROUP = 32
 
 CONFLICTING_DUPLICATE = "conflicting_duplicate"
 IDENTITY_CONFLICT = "identity_conflict"
+OWN_RESULT = "own_result"  #: the PACS sent us back what we had sent it: kept, and never taken for an image
 _CONFLICTS = (CONFLICTING_DUPLICATE, IDENTITY_CONFLICT)
 
 
@@ -167,12 +169,14 @@ def _record(connection: Transaction, desk: _Desk, file: _Received, now: datetime
     """One line of the ledger, and what follows from it for the study."""
     if file.stored is None:
         return Receipt(file.path, Verdict.QUARANTINED, file.refusal, None)
-    place = instance_rows.next_place(connection)
+    place, is_image = instance_rows.next_place(connection), file.is_image
     same = instance_rows.accepted_bytes(connection, file.stored.sha256) or _same_content(connection, file)
     if same is not None:
         verdict, reason, study_id = Verdict.DUPLICATE, None, same.study_id
     elif file.header is None:
         verdict, reason, study_id = Verdict.QUARANTINED, file.refusal, None
+    elif pacs_rows.is_ours(connection, file.header.sop_instance_uid):
+        verdict, reason, study_id, is_image = Verdict.QUARANTINED, OWN_RESULT, None, False
     else:
         reason, study_id = _put_to_study(connection, desk, file, file.header, now)
         verdict = Verdict.ACCEPTED if reason is None else Verdict.QUARANTINED
@@ -181,7 +185,7 @@ def _record(connection: Transaction, desk: _Desk, file: _Received, now: datetime
         size=file.stored.size,
         source=desk.source,
         verdict=verdict,
-        is_image=file.is_image,
+        is_image=is_image,
         reason=reason,
         study_id=study_id,
         header=file.header,
@@ -276,7 +280,15 @@ def _seal(
         return []
     members = revision_rows.members_of_study(connection, study_id)
     late = revision_rows.was_decided(connection, study_id)
-    evidence = _evidence(study, members, late=late, forced=quiet_since is None)
+    announced = pacs_rows.answer(connection, study_id, since=study.last_seen_at)
+    evidence = _evidence(
+        study,
+        members,
+        late=late,
+        forced=quiet_since is None,
+        counted=None if announced is None else _counted(connection, study_id, announced),
+        other_patient=announced is not None and announced.other_patient,
+    )
     superseded = case_rows.supersede(connection, study_id=study_id, now=now)
     revision = revision_rows.add_revision(
         connection, study_id=study_id, revision=study.revision + 1, evidence=evidence, members=members, now=now
@@ -294,14 +306,27 @@ def _seal(
     return cases
 
 
-def _evidence(study: Study, members: Sequence[Member], *, late: bool, forced: bool) -> SealEvidence:
+def _counted(connection: Transaction, study_id: str, announced: Announcement) -> CountFinding:
+    held = pacs_rows.held_by_series(connection, study_id)
+    return judge_counts(announced, held, pacs_rows.own_series(connection, study_id))
+
+
+def _evidence(
+    study: Study,
+    members: Sequence[Member],
+    *,
+    late: bool,
+    forced: bool,
+    counted: CountFinding | None,
+    other_patient: bool,
+) -> SealEvidence:
     accepted = [m.header for m in members if m.verdict is Verdict.ACCEPTED and m.header is not None]
     uids = {header.sop_instance_uid for header in accepted}
     refused = [m for m in members if m.verdict is Verdict.QUARANTINED and m.is_image]
     conflicts = [m for m in refused if m.reason in _CONFLICTS]
     unreadable = [m for m in refused if m.reason not in _CONFLICTS and m.sop_instance_uid not in uids]
     found = {
-        Reason.IDENTITY_CONFLICT: study.identity_conflict,
+        Reason.IDENTITY_CONFLICT: study.identity_conflict or other_patient,
         Reason.CONFLICTING_INSTANCE: study.content_conflict,
         Reason.LATE_DATA: late,
     }
@@ -311,6 +336,7 @@ def _evidence(study: Study, members: Sequence[Member], *, late: bool, forced: bo
         unreadable=len(unreadable),
         problems=[reason for reason, true in found.items() if true],
         forced=forced,
+        counted=counted,
     )
 
 

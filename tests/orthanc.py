@@ -66,6 +66,10 @@ class Orthanc:
         answer.raise_for_status()
         return dict(answer.json())
 
+    def try_upload(self, data: bytes) -> bool:
+        """Whether the PACS takes the file."""
+        return httpx.post(f"{self.url}/instances", content=data, timeout=60).is_success
+
     def know(self, title: str, port: int) -> None:
         """Let the PACS send to the node of that title."""
         content = {"AET": title, "Host": "127.0.0.1", "Port": port}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
+from pydicom import config
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
@@ -14,6 +15,8 @@ from pipeline.hospital import Tls
 
 _config.LOG_HANDLER_LEVEL = "none"  # its handlers write identifiers into the log
 _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
+
+config.settings.reading_validation_mode = config.IGNORE  # its warnings repeat values; `attributes` judges them
 
 IMPLEMENTATION_CLASS_UID: Final = UID("2.25.186462512364129158126243567934325713469")
 IMPLEMENTATION_VERSION: Final = "SECONDREAD"

@@ -7,6 +7,7 @@ take now is refused with 0xA700, so that the sender keeps it. What a peer may ex
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from collections.abc import Callable
 from io import BytesIO
@@ -15,11 +16,10 @@ from typing import Any, Final, cast
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
-from pipeline.dicom.application_entity import application_entity, server_tls, storage_contexts
+from pipeline.dicom.application_entity import IMPLEMENTATION_CLASS_UID, application_entity, server_tls, storage_contexts
 from pipeline.dicom.commitments import CommitmentRequest, asked_for
 from pipeline.dicom.guarded_server import GuardedServer, Limits
 from pipeline.errors import HaltPipeline, RejectInstance, RetryLater
@@ -38,12 +38,10 @@ class ReceivedObject:
 
     def __init__(self, event: evt.Event) -> None:
         request: Any = event.request
-        meta = create_file_meta(
-            sop_class_uid=request.AffectedSOPClassUID,
-            sop_instance_uid=request.AffectedSOPInstanceUID,
-            transfer_syntax=event.context.transfer_syntax,
+        meta = file_meta(
+            str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
         )
-        self._head = BytesIO(b"\0" * 128 + b"DICM" + encode_file_meta(meta))
+        self._head = BytesIO(b"\0" * 128 + b"DICM" + meta)
         self._body: BytesIO = request.DataSet
         self._body.seek(0)
 
@@ -57,6 +55,31 @@ Accept = Callable[[ReceivedObject, str], None]
 
 NoteCommitment = Callable[[CommitmentRequest], None]
 """Keeps a request for storage commitment; returns when it is durable. Raises RetryLater."""
+
+
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """File meta information (PS3.10 7.1) of what a peer sent, with its UIDs as they are: judging them comes later."""
+    elements = _meta_element(0x0001, b"OB", b"\0\1") + b"".join(
+        _meta_element(element, b"UI", _even(value))
+        for element, value in (
+            (0x0002, sop_class_uid),
+            (0x0003, sop_instance_uid),
+            (0x0010, transfer_syntax_uid),
+            (0x0012, IMPLEMENTATION_CLASS_UID),
+        )
+    )
+    return _meta_element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
+
+
+def _meta_element(element: int, vr: bytes, value: bytes) -> bytes:
+    long_form = vr == b"OB"
+    head = struct.pack("<HH2s", 0x0002, element, vr)
+    return head + (struct.pack("<HL", 0, len(value)) if long_form else struct.pack("<H", len(value))) + value
+
+
+def _even(text: str) -> bytes:
+    value = text.encode("ascii", "replace")
+    return value + b"\0" * (len(value) % 2)
 
 
 class Receiver:

@@ -1,6 +1,6 @@
 """Whether images of a study are missing, from what its headers say; nothing here looks at pixels.
 
-Every series must be proven: by the count its headers announce (ImagesInAcquisition), or by InstanceNumbers that run from
+Every series must be proven: by the count of the PACS, by the one its headers announce (ImagesInAcquisition), or by InstanceNumbers that run from
 0 or 1 without a gap, no gap between slice positions and a sender that has been quiet. What headers cannot show is a
 missing end of a series whose sender announces no count.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.domain.announced import CountFinding
 from pipeline.domain.case import Reason
 from pipeline.domain.study import Completeness, InstanceHeader, SealEvidence
 
@@ -42,12 +43,14 @@ def seal_evidence(
     unreadable: int,
     problems: Iterable[Reason] = (),
     forced: bool = False,
+    counted: CountFinding | None = None,
 ) -> SealEvidence:
     """The evidence stored with a revision; of `quarantined` images, `unreadable` ones leave a gap for certain.
 
-    `forced` says that a person or a command vouched for the sender's silence instead of the quiet time.
+    `forced` says that a person or a command vouched for the sender's silence instead of the quiet time. `counted` is
+    what the counts of the PACS say, where it was asked and answered.
     """
-    finding = judge_completeness(headers, unreadable)
+    finding = _weighed(judge_completeness(headers, unreadable), counted)
     return SealEvidence(
         completeness=finding.completeness,
         kind="forced" if forced and finding.kind == "quiet_time" else finding.kind,
@@ -57,6 +60,17 @@ def seal_evidence(
         quarantined=quarantined,
         problems=tuple(str(problem) for problem in problems),
     )
+
+
+def _weighed(found: Finding, counted: CountFinding | None) -> Finding:
+    """What images show and what the PACS counts: either can contradict, and a count that is met needs no numbering."""
+    if counted is None or counted.completeness is Completeness.UNKNOWN:
+        return found
+    if Completeness.CONTRADICTED not in (found.completeness, counted.completeness):
+        return Finding(Completeness.PROVEN, "expected_count", counted.detail)
+    if counted.completeness is Completeness.CONTRADICTED:
+        return Finding(Completeness.CONTRADICTED, "expected_count", counted.detail)
+    return found
 
 
 def judge_completeness(headers: Sequence[InstanceHeader], unreadable: int) -> Finding:

@@ -1,0 +1,70 @@
+"""Commands of the hospital's door: receive, pull."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Annotated, Any
+
+import typer
+
+from flows.bootstrap import open_house
+from flows.console import say, show_facts, show_json
+from pipeline.settings import read_settings
+
+app = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def receive(
+    seconds: Annotated[float, typer.Option(help="Stop after so long; 0 means never.", min=0.0)] = 0.0,
+) -> int:
+    """Listen for studies as a DICOM node until stopped; exit code 1 when something went to quarantine."""
+    with open_house(read_settings()) as house:
+        from flows.reception import Reception
+
+        node = house.hospital.reception
+        with Reception(house) as reception:
+            secured = " with TLS" if node.tls else ""
+            say(f"{node.ae_title} listens on {node.bind}:{reception.port}{secured} for {len(node.peers)} peers")
+            _wait(seconds)
+            counts = reception.counts
+    say(f"{counts.received} received, {counts.quarantined} of them quarantined, {counts.refused} refused for now")
+    return 1 if counts.quarantined else 0
+
+
+def _wait(seconds: float) -> None:
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    until = time.monotonic() + seconds if seconds else None
+    while not stopped.wait(0.5):
+        if until is not None and time.monotonic() >= until:
+            return
+
+
+@app.command()
+def pull(
+    every: Annotated[float, typer.Option(help="Seconds between two looks; 0 looks once.", min=0.0)] = 0.0,
+    parked_too: Annotated[bool, typer.Option("--parked", help="Also what was given up after three days.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Fetch from the PACS what it lists and we lack; exit code 1 when a study did not come whole."""
+    with open_house(read_settings()) as house:
+        from flows.door_flows import run_pull
+
+        summary = run_pull(house, parked_too=parked_too)
+        while every:
+            _show(summary, as_json=as_json)
+            time.sleep(every)
+            summary = run_pull(house)
+    _show(summary, as_json=as_json)
+    return 1 if summary["waiting"] or summary["parked"] else 0
+
+
+def _show(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show_json(summary)
+    else:
+        show_facts("pulled", summary)

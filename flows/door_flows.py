@@ -1,0 +1,27 @@
+"""The scheduled flows of the door; the database knows what is left to do, whoever died."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.bootstrap import House
+from flows.pulling import pull_once
+from flows.workplace import at_work, handed, silent
+
+RETRIES = 2
+RETRY_DELAY_S = 15
+
+
+def run_pull(house: House, *, parked_too: bool = False) -> dict[str, Any]:
+    """Run the pull flow on an open house and return its summary."""
+    with handed(house, silent):
+        return pull_flow(parked_too=parked_too)
+
+
+@flow(name="pull", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+def pull_flow(parked_too: bool = False) -> dict[str, Any]:
+    """Fetch from the PACS what it lists and we lack."""
+    with at_work() as place:
+        return pull_once(place.house, parked_too=parked_too)
