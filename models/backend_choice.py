@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
 from models.backends import Backend, Builder, Run, available, eager, machine, versions
+from pipeline.domain.interleaved import seconds
 
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  #: largest difference, per unit of the largest value; CUDA may use TF32
 _REPETITIONS = 5
@@ -80,13 +82,19 @@ class Chooser:
     def _measured(self, piece: fx.GraphModule) -> Chosen:
         tried = [self._agreeing(backend, piece) for backend in self._search.candidates(self._device)]
         runs = [found for found in tried if found is not None]
-        seconds = interleaved_seconds([found.run for found in runs], self._example)
-        ratios = [second / seconds[0] for second in seconds]
+        taken = seconds([partial(self._once, found.run) for found in runs], _REPETITIONS)
+        medians = [statistics.median(each) for each in taken]
+        ratios = [median / medians[0] for median in medians]
         best = min(range(len(runs)), key=ratios.__getitem__)
         place = best if ratios[best] <= _WORTHWHILE else 0
         found = Chosen(**{**vars(runs[place]), "ratio": ratios[place]})
         _remember(self._search.memory, self._key(piece), {"backend": found.backend, "ratio": round(found.ratio, 3)})
         return found
+
+    def _once(self, run: Run) -> None:
+        run(*self._example)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _agreeing(self, backend: Backend, piece: fx.GraphModule) -> Chosen | None:
         """The piece run by `backend`, or None where it cannot be built, fails, or differs from plain PyTorch."""
@@ -102,14 +110,17 @@ class Chooser:
         return Chosen(run=run, backend=backend, difference=difference)
 
     def _difference(self, run: Run, piece: fx.GraphModule, rows: int) -> float:
-        """The largest difference from plain PyTorch on `rows` rows, per unit of the largest value of that output."""
+        """The largest difference from plain PyTorch on `rows` rows, per unit of the largest value of that output.
+
+        Infinite where a value is not finite.
+        """
         shown = [_repeated(value, rows) for value in self._example]
         expected = eager(piece)(*(value.clone() for value in shown))
         found = run(*shown)
         pairs = list(zip(expected, found, strict=True))
         if any(one.shape != other.shape for one, other in pairs):
             return float("inf")
-        return max(float((one - other).abs().max()) / max(1.0, float(one.abs().max())) for one, other in pairs)
+        return largest(float((one - other).abs().max()) / max(1.0, float(one.abs().max())) for one, other in pairs)
 
     def _key(self, piece: fx.GraphModule) -> str:
         """What the measurement holds for: this graph on inputs of this size, these libraries, this machine."""
@@ -120,17 +131,10 @@ class Chooser:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def interleaved_seconds(runs: Sequence[Run], example: Sequence[Tensor], repetitions: int = _REPETITIONS) -> list[float]:
-    """The median time of each run, seconds; taken in turns, so that a busy moment meets all of them."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(repetitions):
-        for place, run in enumerate(runs):
-            started = time.perf_counter()
-            run(*example)
-            if example[0].is_cuda:
-                torch.cuda.synchronize()
-            taken[place].append(time.perf_counter() - started)
-    return [statistics.median(each) for each in taken]
+def largest(differences: Iterable[float]) -> float:
+    """The largest of them; infinite where one is not finite, since Python's `max` may pass over NaN."""
+    known = list(differences)
+    return max(known) if all(map(math.isfinite, known)) else math.inf
 
 
 def _plain(piece: fx.GraphModule) -> Chosen:
@@ -155,11 +159,10 @@ def _read(memory: Path | None) -> Mapping[str, Mapping[str, object]]:
 
 
 def _remember(memory: Path | None, key: str, choice: Mapping[str, object]) -> None:
-    """Add one choice; a memory that cannot be written only costs the measurement next time."""
+    """Add one choice; a memory that cannot be written, or has no folder yet, only costs the measurement next time."""
     if memory is None:
         return
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
         fresh = memory.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps({**_read(memory), key: choice}, indent=1, sort_keys=True), "utf-8")
         fresh.replace(memory)

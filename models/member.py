@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.backend_choice import TOLERANCE
+from models.backend_choice import TOLERANCE, largest
 from models.backends import Backend
 from models.company import in_company
 from models.cut_network import Boundary, CutNetwork, Engine
@@ -185,7 +185,7 @@ class Member:
         try:
             together = self._cut_passes(noise, seeds) - plain
             lone = self._cut_passes(noise[:1], seeds) - plain[:, :1]
-            return max(float(together.abs().max()), float(lone.abs().max()))
+            return largest(float(each.abs().max()) for each in (together, lone))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if is_out_of_memory(error):
                 raise

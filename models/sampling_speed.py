@@ -45,13 +45,16 @@ def sampling_rows(
     for dimensions, size in (SMALL if small else SIZES).items():
         parts = torch.randn(size, generator=torch.Generator().manual_seed(1))
         for setting in SETTINGS:
-            yield from _rows(dimensions, setting, parts, members, repetitions, search, peers)
+            yield from _rows(
+                dimensions, setting, parts, members=members, repetitions=repetitions, search=search, peers=peers
+            )
 
 
-def _rows(  # noqa: PLR0917 - one call
+def _rows(
     dimensions: int,
     setting: Setting,
     parts: Tensor,
+    *,
     members: int,
     repetitions: int,
     search: Search,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -39,6 +40,7 @@ class ChildProcess:
     def __init__(self, process: subprocess.Popen[bytes], wire: socket.socket, memory: int) -> None:
         self._process, self._wire, self._memory = process, wire, memory
         self._room = 0  #: bytes of shared memory
+        self._granted = 0  #: of them, what this call was granted last
         self.calls = 0
         self.address_space = 0  #: bytes, as the child reported after its last call
 
@@ -79,12 +81,14 @@ class ChildProcess:
         Raises BrokenWireError when the child died, TimeoutError when it did not answer in time.
         """
         self.calls += 1
+        self._granted = 0
         send(self._wire, request, deadline)
         reply = receive(self._wire, deadline)
         while "room_for" in reply:
             granted = on_room is not None and on_room(reply["room_for"])
             if granted and reply["room_for"] > self._room:
                 self._resize(reply["room_for"])
+            self._granted = reply["room_for"] if granted else 0
             send(self._wire, {"granted": granted}, deadline)
             reply = receive(self._wire, deadline)
         self.address_space = int(reply.get("address_space", 0))
@@ -93,8 +97,11 @@ class ChildProcess:
     def take_voxels(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A private copy of the shared memory as float32 of that shape.
 
-        It is read, not mapped: a child that shrinks it can then only make us raise. Raises BrokenWireError.
+        It is read, not mapped: a child that shrinks it can then only make us raise. Raises BrokenWireError, also where
+        the last call was granted another size: beyond that lies what earlier calls wrote.
         """
+        if math.prod(shape) * 4 != self._granted:
+            raise BrokenWireError
         voxels = np.empty(shape, dtype=np.float32)
         target = voxels.data.cast("B")
         threads = free_cores() if len(target) >= LEAST_FOR_THREADS else 1

@@ -19,7 +19,7 @@ from models.backend_choice import Search
 from models.sampling_speed import sampling_rows
 from pipeline.dicom.reading_speed import reading_rows
 from pipeline.domain.interleaved import Row, as_text
-from tests.benchmarks.reading_series import peer_readers
+from tests.benchmarks.reading_peers import peer_readers
 from tests.benchmarks.sampling_peers import peer_samplers
 
 

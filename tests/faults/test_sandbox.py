@@ -248,9 +248,40 @@ def test_children_are_replaced_after_their_number_of_calls(series):
 
 
 def test_a_child_that_cuts_the_shared_memory_short_cannot_hurt_the_parent(sandbox, series):
-    sandbox.inspect(series[0][0])
+    shape = sandbox.read_series(*series).voxels.shape
+    sandbox._child.take_voxels(shape)
+    os.ftruncate(sandbox._child._memory, 100)
     with pytest.raises(BrokenWireError):
-        sandbox._child.take_voxels((4, 4, 4))
+        sandbox._child.take_voxels(shape)
+
+
+class ForgetfulChild(ChildProcess):
+    """A child that asks for room for its first series only, and answers the second with the shape of the first."""
+
+    def call(self, request, deadline, on_room=None):
+        if self.calls:
+            super().call(request | {"call": "inspect", "path": request["paths"][0]}, deadline, on_room)
+            return self.first
+        self.first = super().call(request, deadline, on_room)
+        return self.first
+
+
+def test_a_shape_that_was_granted_no_room_in_this_call_never_shows_an_earlier_series(series, monkeypatch):
+    monkeypatch.setattr("pipeline.dicom.sandbox.ChildProcess", ForgetfulChild)
+    with Sandbox() as sandbox:
+        assert sandbox.read_series(*series).voxels.shape[0] == 6
+        with pytest.raises(DeferCase) as caught:
+            sandbox.read_series(*series)
+    assert caught.value.reason == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("slices", [3, 5, 7])
+def test_only_the_size_that_was_granted_is_taken(sandbox, series, slices):
+    sandbox.read_series(*series)
+    shorter = sandbox.read_series(series[0][:4], series[1][:4]).voxels.shape
+    with pytest.raises(BrokenWireError):
+        sandbox._child.take_voxels((slices, *shorter[1:]))
+    assert sandbox._child.take_voxels(shorter).shape == shorter
 
 
 def test_what_an_earlier_series_left_in_the_shared_memory_never_shows(sandbox, series, tmp_path):

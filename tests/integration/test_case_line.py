@@ -19,8 +19,9 @@ from pipeline.store import case_rows, safe_state_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.case_rows import LostClaim
 from pipeline.store.database import Database
+from pipeline.store.decided_cases import write_decision
 from pipeline.store.tables import case, decision
-from pipeline.triage import Bench
+from pipeline.triage import Bench, PreparedCase
 from tests.pretend_scanner import (
     KEY,
     MINUTE,
@@ -165,6 +166,19 @@ def test_a_safe_state_that_begins_before_the_writing_sends_every_case_to_a_clini
     assert set(hall.written().values()) == {"REVIEW"}
     with hall.database.read() as connection:
         assert all(Reason.STOPPED in row.reasons for row in connection.execute(sa.select(decision)))
+
+
+def test_a_safe_state_that_begins_before_one_case_is_written_alone_sends_it_to_a_clinician(hall: Hall) -> None:
+    bench = Bench(
+        blobs=hall.blobs, sandbox=hall.sandbox, predictor=Release(lambda _: None), protocol=PROTOCOL
+    )  # fmt: skip
+    ready = PreparedCase(hall.database, bench, hall.cases[0]).decided(lambda: LATER)
+    assert ready.record.decision.route == Route.ROUTINE
+    with hall.database.transaction() as connection:
+        safe_state_rows.set_safe_state(connection, on=True, actor="test", reason="drift", at=LATER)
+    found = write_decision(hall.database, PROTOCOL, ready, audit_key=KEY)
+    assert (found.route, found.reasons) == (Route.REVIEW, (Reason.STOPPED,))
+    assert list(hall.written().values()) == ["REVIEW"]
 
 
 def test_a_case_begun_before_is_worked_on_with_nothing_unwritten_beside_it(hall: Hall) -> None:

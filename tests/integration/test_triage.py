@@ -214,6 +214,26 @@ def _raising(error: Exception) -> Callable[..., Any]:
     return analyse
 
 
+class EmptyError(Exception):
+    """An error that counts as false."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def test_a_failure_before_the_analysis_is_told_and_replayed_whatever_its_error_is(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PretendedSandbox, "read_series", _raising(EmptyError()))
+    room.take(*whole_study())
+    release = PretendedRelease(PROTOCOL, 0.05)
+    found = room.decide(release)
+    assert (found.route, found.reasons) == (Route.REVIEW, (Reason.NOT_ANALYSED,))
+    (stored,) = room.rows(decision)
+    assert stored.evidence["problems"] == [["NOT_ANALYSED", "the analysis failed (EmptyError)"]]
+    assert replay(room.database, room.blobs, room.sandbox, release, stored.case_id).identical
+
+
 def test_an_answer_that_is_not_a_number_is_kept_and_read(room: Room) -> None:
     room.take(*whole_study())
     assert room.decide(PretendedRelease(PROTOCOL, float("nan"))).route == Route.REVIEW

@@ -168,9 +168,38 @@ def test_chunks_grow_until_one_lasts_ten_seconds_and_shrink_to_the_setting(house
     desk = TriageDesk(house)
     sizes = []
     for cases, seconds in ((2, 0.5), (4, 1.0), (8, 16.0), (5, 100.0), (2, 0.0)):
-        desk._resize_chunk(cases, seconds)
+        desk._resize_chunk([SimpleNamespace(attempts=1)] * cases, seconds)
         sizes.append(desk._chunk_size)
     assert sizes == [4, 8, 5, 2, 4]
+
+
+def test_after_a_chunk_with_one_case_begun_before_the_next_is_of_the_setting(house):
+    desk = TriageDesk(house)
+    fresh, again = SimpleNamespace(attempts=1), SimpleNamespace(attempts=2)
+    sizes = []
+    for cases in ([fresh] * 2, [fresh] * 4, [*[fresh] * 7, again], [again, fresh], [fresh] * 2):
+        desk._resize_chunk(cases, 0.1)
+        sizes.append(desk._chunk_size)
+    assert sizes == [4, 8, 2, 2, 4]
+
+
+def test_what_a_dead_worker_left_is_taken_up_in_chunks_of_the_setting_however_far_they_have_grown(house, protocol):
+    dead, desk = TriageDesk(house), TriageDesk(house)
+    desk.seal(everything=True)
+    dead._chunk_size = desk._chunk_size = 4
+    left = dead.claim(protocol.name)
+    assert len(left) == 4
+    with house.database.transaction() as connection:
+        connection.execute(update(case).where(case.c.id.in_(left)).values(lease_until=datetime.now(UTC)))
+
+    taken = []
+    while case_ids := desk.claim(protocol.name):
+        desk.decide(case_ids)
+        taken.append(case_ids)
+
+    assert [len(case_ids) for case_ids in taken] == [2, 2, 1]
+    assert sorted(taken[0] + taken[1]) == sorted(left)
+    assert desk.decided == len(STREAM)
 
 
 def test_the_champion_is_loaded_once_and_asked_for_at_every_claim(house, protocol, monkeypatch):

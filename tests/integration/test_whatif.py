@@ -13,9 +13,9 @@ import pytest
 from pipeline.domain.certificate import Certificate, certify
 from pipeline.errors import HaltPipeline
 from pipeline.store import evidence_rows
+from pipeline.store.columns import metadata
 from pipeline.store.database import Database
 from pipeline.store.json_values import evidence_json
-from pipeline.store.columns import metadata
 from pipeline.store.tables import decision
 from pipeline.whatif import Change, covered, what_if
 from tests.integration.test_triage import PROTOCOL, Room

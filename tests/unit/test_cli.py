@@ -139,6 +139,26 @@ def test_init_makes_a_home_once_and_keeps_its_key(home, capsys):
     assert home.stat().st_mode & 0o777 == 0o700
 
 
+def test_bench_makes_no_home_and_init_makes_a_private_one_after_it(home, capsys, monkeypatch):
+    from monai.networks.nets import DenseNet
+
+    from models.sampling_speed import Setting
+
+    def a_small_network(*given):
+        return DenseNet(*given, init_features=4, growth_rate=4, block_config=(1, 1, 1, 1))
+
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr("models.sampling_speed.DenseNet121", a_small_network)
+    monkeypatch.setattr("models.sampling_speed.SETTINGS", (Setting("head", 5, 0.7),))
+    monkeypatch.setattr("pipeline.dicom.reading_speed.reading_rows", lambda **_: [])
+    rows = printed(capsys, "bench", "--small", "--members", "1", "--repetitions", "1", "--json")
+
+    assert len(rows) == 6
+    assert not home.exists()
+    printed(capsys, "init", "--json")
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
 def test_init_makes_an_account_whose_password_is_printed_once(home, capsys):
     made = printed(capsys, "init", "--user", "anna", "--json")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import DenseNet, ResNet
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import models.member
-from models.backend_choice import TOLERANCE, Search
+from models.backend_choice import TOLERANCE, Chooser, Search
 from models.backends import Backend, Builder
 from models.cut_network import CutNetwork
 from models.dropout_placement import place_dropout
@@ -53,13 +53,16 @@ def run_by(ensemble: Ensemble, parts: Tensor) -> tuple[str, str]:
     return report.prefix, report.suffix
 
 
+def plain_is_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.backend_choice.seconds", lambda runs, _: [[2.0], *([1.0] for _ in runs[1:])])
+
+
 @pytest.mark.parametrize("backend", [b for b in Backend if b is not Backend.COMPILED])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_every_back_end_gives_the_plain_loops_passes(
     backend: Backend, placement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.backend_choice._WORTHWHILE", float("inf"))
-    monkeypatch.setattr("models.backend_choice.interleaved_seconds", lambda runs, _: [2.0, *(1.0 for _ in runs[1:])])
+    plain_is_slowest(monkeypatch)
     ensemble = Ensemble([a_network(placement)], 5, search=Search(allowed=(backend,)))
     used = run_by(ensemble, noise())
     assert used == (backend, "product" if placement == "head" else backend)
@@ -97,6 +100,52 @@ def test_a_back_end_that_answers_wrongly_is_not_used(monkeypatch: pytest.MonkeyP
     assert agree(ensemble._members[0], noise())
 
 
+class Twofold(nn.Module):
+    """A piece with two outputs."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images * 2.0, images + 1.0
+
+
+def twofold_run(*, later_output: float = 1.0, later_row_count: float = 1.0) -> Any:
+    """What a back end makes of `Twofold`: times a factor in the second output, or where several rows come at once."""
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        first, second = Twofold()(images)
+        factor = later_row_count if len(images) > 1 else 1.0
+        return first * factor, second * later_output
+
+    return run
+
+
+@pytest.mark.parametrize("place", ["later_output", "later_row_count"])
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_back_end_with_an_answer_that_is_no_number_does_not_agree(
+    place: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece, chooser = fx.symbolic_trace(Twofold()), Chooser(Search(), "piece", (noise(),))
+    monkeypatch.setattr(Builder, "build", lambda *_: twofold_run())
+    assert chooser._agreeing(Backend.FOLDED, piece) is not None
+    monkeypatch.setattr(Builder, "build", lambda *_: twofold_run(**{place: factor}))
+    assert chooser._agreeing(Backend.FOLDED, piece) is None
+
+
+def test_an_engine_that_answers_no_number_for_a_lone_image_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = CutNetwork.before
+
+    def lost_when_alone(self: CutNetwork, images: Tensor, *, observe: bool = False) -> Any:
+        found = before(self, images, observe=observe)
+        if self.prefix_by != Backend.EAGER and len(images) == 1:
+            found.values[0].fill_(float("nan"))
+        return found
+
+    plain_is_slowest(monkeypatch)
+    search = Search(allowed=(Backend.FOLDED,))
+    assert run_by(Ensemble([a_network()], 5, search=search), noise())[0] == Backend.FOLDED
+    monkeypatch.setattr(CutNetwork, "before", lost_when_alone)
+    assert run_by(Ensemble([a_network()], 5, search=search), noise())[0] == Backend.EAGER
+
+
 def test_an_engine_that_goes_wrong_only_as_a_whole_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     before = CutNetwork.before
 
@@ -107,7 +156,7 @@ def test_an_engine_that_goes_wrong_only_as_a_whole_is_not_used(monkeypatch: pyte
         return found
 
     monkeypatch.setattr(CutNetwork, "before", shifted)
-    monkeypatch.setattr("models.backend_choice._WORTHWHILE", float("inf"))
+    plain_is_slowest(monkeypatch)
     ensemble = Ensemble([a_network()], 5, search=Search(allowed=(Backend.FOLDED,)))
     assert run_by(ensemble, noise()) == (Backend.EAGER, Backend.EAGER)
 
@@ -125,7 +174,7 @@ def test_a_back_end_that_cannot_be_built_costs_nothing_but_its_speed(monkeypatch
 
 
 def test_every_member_runs_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.backend_choice._WORTHWHILE", float("inf"))
+    plain_is_slowest(monkeypatch)
     networks = [a_network(seed=seed) for seed in range(3)]
     ensemble = Ensemble(networks, 5, search=Search(allowed=(Backend.ONNXRUNTIME,)))
     ensemble.check((32, 32))
@@ -133,7 +182,7 @@ def test_every_member_runs_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_choice_is_remembered_and_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = tmp_path / "deep" / "engine.json"
+    memory = tmp_path / "engine.json"
     search = Search(allowed=(Backend.FOLDED, Backend.FROZEN), memory=memory)
     first = run_by(Ensemble([a_network()], 5, search=search), noise())
     known = json.loads(memory.read_text("utf-8"))
@@ -142,7 +191,7 @@ def test_the_choice_is_remembered_and_not_measured_again(tmp_path: Path, monkeyp
     def never(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("models.backend_choice.interleaved_seconds", never)
+    monkeypatch.setattr("models.backend_choice.seconds", never)
     assert run_by(Ensemble([a_network(seed=1)], 5, search=search), noise()) == first
 
 
@@ -157,6 +206,12 @@ def test_a_memory_that_makes_no_sense_is_measured_anew(tmp_path: Path, content: 
     run_by(ensemble, noise())
     assert agree(ensemble._members[0], noise())
     assert set(keys) <= set(json.loads(memory.read_text("utf-8")))
+
+
+def test_a_memory_whose_folder_is_not_there_makes_none(tmp_path: Path) -> None:
+    search = Search(allowed=(Backend.FOLDED,), memory=tmp_path / "home" / "engine.json")
+    run_by(Ensemble([a_network()], 5, search=search), noise())
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_memory_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

@@ -164,6 +164,16 @@ def test_bytes_other_than_those_received_are_never_used(tmp_path):
     assert reason_of(paths[:3], digests) is Reason.UNREADABLE
 
 
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless])
+def test_other_bytes_that_read_as_well_are_told_by_their_digest_alone(tmp_path, syntax):
+    paths = write_compressed(tmp_path, syntax)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    write_compressed(tmp_path, syntax, PatientID="P2")
+    read_series_in_process(paths)
+    with pytest.raises(DeferCase, match="not those that were received"):
+        read_series_in_process(paths, digests)
+
+
 def test_a_decoder_that_ends_early_never_yields_a_shorter_volume(tmp_path, monkeypatch):
     calls = iter([1, 1])
 
@@ -230,6 +240,19 @@ def test_a_file_that_changes_between_header_and_pixels_is_refused(tmp_path, monk
         read_series_in_process(paths)
 
 
+def test_a_file_cut_between_header_and_pixels_is_not_filled_up_with_what_was_read_before(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, slices())
+
+    def cut(file, room, threads=1):
+        if file.path == paths[1]:
+            file.path.write_bytes(file.path.read_bytes()[:-100])
+        return stored_pixels(file, room, threads)
+
+    monkeypatch.setattr(series_to_volume, "stored_pixels", cut)
+    with pytest.raises(DeferCase, match="changed while it was read"):
+        read_series_in_process(paths)
+
+
 def test_tampering_is_told_before_whatever_it_did_to_the_header(tmp_path):
     paths = write_series(tmp_path, slices())
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
@@ -262,6 +285,29 @@ def test_a_shortened_codestream_is_refused_by_the_fast_codecs_as_by_pydicoms_own
 def test_an_unusable_rescale_is_unreadable(tmp_path, changes):
     with np.errstate(over="ignore"):
         assert reason_of(write_series(tmp_path, slices(**changes))) is Reason.UNREADABLE
+
+
+def of_float_pixels(pixels):
+    datasets = slices(pixels)
+    for dataset in datasets:
+        dataset.add_new("FloatPixelData", "OF", dataset.PixelData)
+        for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            delattr(dataset, keyword)
+    return datasets
+
+
+def test_floating_point_pixels_are_read_as_they_are(tmp_path):
+    pixels = HEAD.astype(np.float32) * np.float32(0.37) - 5
+    assert np.array_equal(read_series_in_process(write_series(tmp_path, of_float_pixels(pixels))).voxels, pixels)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_pixel_that_is_no_finite_number_makes_the_series_unreadable(tmp_path, value):
+    pixels = HEAD.astype(np.float32)
+    pixels[2, 17, 5] = value
+    with pytest.raises(DeferCase, match="a pixel is not a finite number") as caught:
+        read_series_in_process(write_series(tmp_path, of_float_pixels(pixels)))
+    assert caught.value.reason == Reason.UNREADABLE
 
 
 def test_colour_is_refused_rather_than_turned_into_grey(tmp_path):
