@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from flows import (
+    door_commands,
     house_commands,
     planning_commands,
     registry_commands,
@@ -41,6 +42,7 @@ app = typer.Typer(
 for commands in (
     house_commands,
     study_commands,
+    door_commands,
     release_commands,
     planning_commands,
     whatif_commands,

@@ -1,4 +1,4 @@
-"""Commands of the hospital's door: receive, pull."""
+"""Commands of the hospital's door: receive, pull, deliver."""
 
 from __future__ import annotations
 
@@ -63,8 +63,22 @@ def pull(
     return 1 if summary["waiting"] or summary["parked"] else 0
 
 
-def _show(summary: dict[str, Any], *, as_json: bool) -> None:
+@app.command()
+def deliver(
+    parked_too: Annotated[bool, typer.Option("--parked", help="Also what was given up after three days.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Send results to the hospital's systems; exit code 1 when something was not delivered."""
+    with open_house(read_settings()) as house:
+        from flows.door_flows import run_delivery
+
+        summary = run_delivery(house, parked_too=parked_too)
+    _show(summary, as_json=as_json, title="delivered")
+    return 1 if summary["states"]["waiting"] or summary["states"]["parked"] else 0
+
+
+def _show(summary: dict[str, Any], *, as_json: bool, title: str = "pulled") -> None:
     if as_json:
         show_json(summary)
     else:
-        show_facts("pulled", summary)
+        show_facts(title, summary)

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.bootstrap import House
+from flows.delivering import deliver_once
 from flows.pulling import pull_once
 from flows.workplace import at_work, handed, silent
 
@@ -25,3 +26,16 @@ def pull_flow(parked_too: bool = False) -> dict[str, Any]:
     """Fetch from the PACS what it lists and we lack."""
     with at_work() as place:
         return pull_once(place.house, parked_too=parked_too)
+
+
+def run_delivery(house: House, *, parked_too: bool = False) -> dict[str, Any]:
+    """Run the delivery flow on an open house and return its summary."""
+    with handed(house, silent):
+        return delivery_flow(parked_too=parked_too)
+
+
+@flow(name="deliver", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+def delivery_flow(parked_too: bool = False) -> dict[str, Any]:
+    """Send results that are due to every destination."""
+    with at_work() as place:
+        return deliver_once(place.house, parked_too=parked_too)

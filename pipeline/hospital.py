@@ -136,6 +136,10 @@ class FhirDestination(_Checked):
             raise ValueError("a FHIR destination has either a folder or a url")
         return self
 
+    def token(self) -> str | None:
+        """The bearer token of the server. Raises HaltPipeline where its file cannot be read."""
+        return read_token(self.token_file, self.name)
+
     @property
     def forms(self) -> tuple[str, ...]:
         """The one form this destination takes."""
@@ -169,6 +173,14 @@ class Hospital(_Checked):
         if twice := _repeated(peer.ae_title for peer in self.reception.peers):
             raise ValueError(f"two peers are titled '{twice}'")
         return self
+
+
+def read_token(path: Path | None, name: str) -> str | None:
+    """What a token file holds, None where there is none. Raises HaltPipeline where it cannot be read."""
+    try:
+        return None if path is None else path.read_text("utf-8").strip()
+    except OSError as error:
+        raise HaltPipeline(f"{name}: its token file cannot be read ({error.strerror}); mend token_file") from error
 
 
 def _repeated(names: Iterable[str]) -> str | None:

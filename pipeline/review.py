@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 from pipeline.domain.case import ItemState, Route
+from pipeline.domain.result import ResultKind
 from pipeline.errors import SecondreadError
 from pipeline.protocol import TriageProtocol
-from pipeline.store import audit_rows, line_rows, read_rows, reading_rows, worklist_rows
+from pipeline.store import audit_rows, line_rows, outbox_rows, read_rows, reading_rows, worklist_rows
 from pipeline.store.account_rows import Account
 from pipeline.store.database import Database, Transaction
 from pipeline.store.line_rows import Line, Show
@@ -223,6 +224,7 @@ def commit_read(database: Database, reader: Account, case_id: str, fence: int, r
         )
         what = {"read": read_id, "item": item_id, "finding": read.finding, "certainty": read.certainty, "fence": fence}
         audit_rows.append(connection, at=now, actor=reader.name, event="read.committed", case_id=case_id, payload=what)
+        outbox_rows.announce(connection, case_id=case_id, kind=ResultKind.READ, now=now)
         return read_id
 
 

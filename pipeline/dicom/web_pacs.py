@@ -17,8 +17,8 @@ from pydicom import Dataset
 
 from pipeline.dicom.attributes import quiet, uid
 from pipeline.dicom.pacs import PacsSeries, PacsStudy, Take, days, series_of, study_of
-from pipeline.errors import HaltPipeline, RetryLater
-from pipeline.hospital import DicomWeb
+from pipeline.errors import RetryLater
+from pipeline.hospital import DicomWeb, read_token
 
 #: As it is stored, so that nobody has to transcode.
 _ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -114,9 +114,5 @@ class WebPacs:
 
 
 def _headers(node: DicomWeb) -> dict[str, str] | None:
-    if node.token_file is None:
-        return None
-    try:
-        return {"Authorization": f"Bearer {node.token_file.read_text('utf-8').strip()}"}
-    except OSError as error:
-        raise HaltPipeline(f"{node.name}: its token file cannot be read ({error.strerror}); mend token_file") from error
+    token = read_token(node.token_file, node.name)
+    return None if token is None else {"Authorization": f"Bearer {token}"}
