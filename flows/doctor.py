@@ -6,34 +6,22 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from flows.bootstrap import House, open_house
+from flows.check import Check
 from pipeline.errors import HaltPipeline, SecondreadError
 from pipeline.settings import Settings
 from pipeline.store import alias_rows, audit_rows, conservation, safe_state_rows
 from pipeline.store.database import is_safe_for_wal
 
-State = Literal["well", "note", "amiss"]
 LEAST_FREE_BYTES = 5 * 2**30
 #: Library, the first version that is known not to work, and why.
 _CEILINGS = {
     "fastapi": ((0, 151), "Prefect's server does not build with it"),
     "sqlalchemy": ((2, 1), "Prefect's scheduler silently creates no cron runs with it"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing looked at: `well`, a `note` worth knowing, or `amiss` with its cure."""
-
-    name: str
-    state: State
-    detail: str
-    cure: str = ""
 
 
 def examine(settings: Settings, *, quick: bool = False) -> list[Check]:
@@ -50,7 +38,18 @@ def examine(settings: Settings, *, quick: bool = False) -> list[Check]:
     with house:
         checks.insert(0, Check(name="home", state="well", detail=str(house.settings.home)))
         looks = (_ledger, _stop) if quick else (_sandbox, _ledger, _audit, _stop, _registry)
-        return checks + [_asked(look, house) for look in looks]
+        checks += [_asked(look, house) for look in looks]
+        return checks if quick else checks + _door(house)
+
+
+def _door(house: House) -> list[Check]:
+    from flows.door_doctor import examine_door
+
+    try:
+        return examine_door(house)
+    except SecondreadError as problem:
+        said, _, cure = str(problem).partition(";")
+        return [Check(name="door", state="amiss", detail=said, cure=cure.strip())]
 
 
 def _asked(look: Callable[[House], Check], house: House) -> Check:

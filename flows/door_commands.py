@@ -1,4 +1,4 @@
-"""Commands of the hospital's door: receive, pull, deliver."""
+"""Commands of the hospital's door: receive, pull, deliver, reconcile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.bootstrap import open_house
-from flows.console import say, show_facts, show_json
+from flows.console import say, show_facts, show_json, show_table
 from pipeline.settings import read_settings
 
 app = typer.Typer()
@@ -75,6 +75,25 @@ def deliver(
         summary = run_delivery(house, parked_too=parked_too)
     _show(summary, as_json=as_json, title="delivered")
     return 1 if summary["states"]["waiting"] or summary["states"]["parked"] else 0
+
+
+@app.command()
+def reconcile(
+    days: Annotated[float, typer.Option(help="How far back the PACS' list is compared.", min=0.01)] = 7.0,
+    as_json: AsJson = False,
+) -> int:
+    """Name every study and instance that the PACS lists and we never got; exit code 1 when there is one."""
+    with open_house(read_settings()) as house:
+        from flows.door_flows import run_reconciliation
+
+        found = run_reconciliation(house, days=days)
+    if as_json:
+        show_json(found)
+    else:
+        lost = [(study, "all") for study in found["missing_studies"]]
+        lost += [(study, str(len(instances))) for study, instances in found["missing_instances"].items()]
+        show_table(f"missing of {found['studies']} studies", ("study", "instances missing"), lost)
+    return 1 if found["missing_studies"] or found["missing_instances"] else 0
 
 
 def _show(summary: dict[str, Any], *, as_json: bool, title: str = "pulled") -> None:

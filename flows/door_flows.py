@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
 from flows.bootstrap import House
 from flows.delivering import deliver_once
 from flows.pulling import pull_once
+from flows.reconciling import reconcile_once
 from flows.workplace import at_work, handed, silent
 
 RETRIES = 2
@@ -39,3 +41,20 @@ def delivery_flow(parked_too: bool = False) -> dict[str, Any]:
     """Send results that are due to every destination."""
     with at_work() as place:
         return deliver_once(place.house, parked_too=parked_too)
+
+
+def run_reconciliation(house: House, *, days: float) -> dict[str, Any]:
+    """Run the reconciliation flow on an open house and return what is missing."""
+    with handed(house, silent):
+        return reconciliation_flow(days=days)
+
+
+@flow(name="reconcile", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, persist_result=False)
+def reconciliation_flow(days: float = 7.0) -> dict[str, Any]:
+    """Compare the PACS' list of the last days with the ledger."""
+    with at_work() as place:
+        found = reconcile_once(place.house, days=days)
+    lost = sum(map(len, found["missing_instances"].values()))
+    text = f"# {found['studies']} studies compared\n\n{len(found['missing_studies'])} studies and {lost} instances missing\n"
+    create_markdown_artifact(text, key="reconciliation", description="What the PACS has and we do not")
+    return found

@@ -89,7 +89,7 @@ def _flat(state: dict[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in state.items():
         if isinstance(value, dict):
-            flat |= {f"{name}: {key}": inner for key, inner in value.items()}
+            flat |= {f"{name}: {key}": inner for key, inner in _flat(value).items()}
         else:
             flat[name] = value
     return flat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -40,6 +41,12 @@ class Role(StrEnum):
     VIEWER = "viewer"  #: Look at the worklist and the images.
     READER = "reader"  #: Also claim and read cases of the account's specialties.
     LEAD = "lead"  #: Also claim and read cases of every specialty.
+    OUTSIDE = "outside"  #: Other systems: what they claim and read is written down under this, and nobody signs in.
+
+
+_OF_PEOPLE = tuple(role for role in Role if role is not Role.OUTSIDE)
+OUTSIDE_NAME = "outside system"
+_NO_PASSWORD = "!"  # noqa: S105 - no hash, so that nothing matches it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +61,12 @@ class Account:
     @property
     def may_read(self) -> bool:
         """Whether this account may claim cases at all."""
-        return self.role in {Role.READER, Role.LEAD}
+        return self.role in {Role.READER, Role.LEAD, Role.OUTSIDE}
 
     @property
     def claimable(self) -> tuple[str, ...] | None:
         """Specialties whose cases this account may claim; None means every specialty."""
-        if self.role is Role.LEAD:
+        if self.role in {Role.LEAD, Role.OUTSIDE}:
             return None
         return self.specialties if self.may_read else ()
 
@@ -84,8 +91,8 @@ def create_account(
     """Make an account and return its id; raises HaltPipeline naming what to change."""
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise HaltPipeline(f"the account's name must have 1 to {LONGEST_NAME} printable characters; choose another")
-    if role not in set(Role):
-        raise HaltPipeline(f"no role named '{role}': use one of {', '.join(Role)}")
+    if role not in _OF_PEOPLE:
+        raise HaltPipeline(f"no role named '{role}': use one of {', '.join(_OF_PEOPLE)}")
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise HaltPipeline(
             f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; choose another"
@@ -110,6 +117,19 @@ def create_account(
 def _hash(password: str) -> str:
     with _hashing:
         return _hasher.hash(password)
+
+
+def outside_account(connection: Connection, *, now: datetime) -> Account:
+    """The account that other systems work under, made when it is absent. Raises HaltPipeline where a person has it."""
+    found = find_for_sign_in(connection, OUTSIDE_NAME)
+    if found is None:
+        row = {"id": new_id(), "name": OUTSIDE_NAME, "role": Role.OUTSIDE, "specialties": [], "created_at": now}
+        with suppress(IntegrityError), connection.begin_nested():  # another process may make it at this moment
+            connection.execute(insert(account).values(password_hash=_NO_PASSWORD, disabled=True, **row))
+        found = find_for_sign_in(connection, OUTSIDE_NAME)
+    if found is None or found.account.role is not Role.OUTSIDE:
+        raise HaltPipeline(f"an account of a person is named '{OUTSIDE_NAME}'; rename it")
+    return found.account
 
 
 def find_for_sign_in(connection: Connection, name: str) -> StoredPassword | None:

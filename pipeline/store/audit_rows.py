@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from pipeline.store.database import canonical_json
 from pipeline.store.sequences import next_number
@@ -62,6 +62,11 @@ def head(connection: Connection) -> AuditHead:
     newest = select(audit_event.c.sequence, audit_event.c.hash).order_by(audit_event.c.sequence.desc()).limit(1)
     row = connection.execute(newest).one_or_none()
     return AuditHead(0, GENESIS) if row is None else AuditHead(row.sequence, row.hash)
+
+
+def newest_moment(connection: Connection) -> datetime | None:
+    """When the newest event was written, None in an empty trail."""
+    return connection.execute(select(func.max(audit_event.c.at))).scalar_one_or_none()
 
 
 def verify_chain(connection: Connection, expected: AuditHead | None = None) -> list[str]:

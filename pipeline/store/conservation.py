@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, exists, func, or_, select
 from pipeline.domain.case import CaseState, ItemState, Route
 from pipeline.domain.study import StudyState, Verdict
 from pipeline.errors import DeferCase
-from pipeline.store import alias_rows, safe_state_rows
+from pipeline.store import alias_rows, outbox_rows, pull_rows, reconciliation_rows, safe_state_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.tables import (
     case,
@@ -37,6 +37,11 @@ def status(connection: Connection, now: datetime) -> dict[str, Any]:
         },
         "cases": _routes(connection),
         "worklist": {"open": _count_open_items(connection), "missing": len(unlisted(connection))},
+        "door": {
+            "deliveries": outbox_rows.counts(connection),
+            "pulls": pull_rows.counts(connection),
+            "reconciled": reconciliation_rows.newest(connection),
+        },
         "oldest_wait_s": _oldest_wait_s(connection, now),
         "safe_state": safe_state_rows.is_safe(connection),
         "release": {

@@ -217,6 +217,15 @@ worklist_item = Table(
     Index(None, "state", "priority", "due_at", "id"),
 )
 
+outside_claim = Table(
+    "outside_claim",
+    metadata,
+    Column("item_id", ForeignKey("worklist_item.id"), primary_key=True),
+    Column("fence", Integer, primary_key=True, autoincrement=False),  # of the item while this hold lasts
+    Column("transaction_uid", String(64), nullable=False),  # what the other system proves its hold with
+    Column("claimed_at", UtcTime, nullable=False),
+)
+
 read = Table(
     "read",
     metadata,
