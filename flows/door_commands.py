@@ -52,13 +52,13 @@ def pull(
 ) -> int:
     """Fetch from the PACS what it lists and we lack; exit code 1 when a study did not come whole."""
     with open_house(read_settings()) as house:
-        from flows.door_flows import run_pull
+        from flows.pulling import pull_once
 
-        summary = run_pull(house, parked_too=parked_too)
+        summary = pull_once(house, parked_too=parked_too)
         while every:
             _show(summary, as_json=as_json)
             time.sleep(every)
-            summary = run_pull(house)
+            summary = pull_once(house)
     _show(summary, as_json=as_json)
     return 1 if summary["waiting"] or summary["parked"] else 0
 
@@ -70,9 +70,9 @@ def deliver(
 ) -> int:
     """Send results to the hospital's systems; exit code 1 when something was not delivered."""
     with open_house(read_settings()) as house:
-        from flows.door_flows import run_delivery
+        from flows.delivering import deliver_once
 
-        summary = run_delivery(house, parked_too=parked_too)
+        summary = deliver_once(house, parked_too=parked_too)
     _show(summary, as_json=as_json, title="delivered")
     return 1 if summary["states"]["waiting"] or summary["states"]["parked"] else 0
 
@@ -84,9 +84,9 @@ def reconcile(
 ) -> int:
     """Name every study and instance that the PACS lists and we never got; exit code 1 when there is one."""
     with open_house(read_settings()) as house:
-        from flows.door_flows import run_reconciliation
+        from flows.reconciling import reconcile_once
 
-        found = run_reconciliation(house, days=days)
+        found = reconcile_once(house, days=days)
     if as_json:
         show_json(found)
     else:

@@ -92,15 +92,15 @@ def _archive(house: House, archive: Archive) -> Iterator[Check]:
 
 
 def _move(house: House, pacs: Any, name: str) -> Check:
-    """A C-MOVE of a study that does not exist: it fails at the destination only where the PACS does not know us."""
+    """A C-MOVE of a study that does not exist: some PACS say then whether they know us, others fail in any case."""
     title = house.hospital.reception.ae_title
+    cure = f"add {title} with our host and port to the PACS' known nodes"
     try:
         pacs.fetch(_NOWHERE, lambda _: None)
     except RetryLater as problem:
         if _MOVE_DESTINATION_UNKNOWN in str(problem):
-            cure = f"add {title} with our host and port to the PACS' known nodes"
             return amiss(f"{name}: move", "the PACS does not know where we are", cure)
-        return note(f"{name}: move", str(problem), "pull one study to be sure")
+        return note(f"{name}: move", f"not shown by asking for nothing: {problem}", f"{cure}, then pull a study")
     return well(f"{name}: move", f"the PACS knows {title}")
 
 

@@ -1,4 +1,7 @@
-"""The scheduled flows of the door; the database knows what is left to do, whoever died."""
+"""The scheduled flows of the door; the database knows what is left to do, whoever died.
+
+No flow tries again by itself: what failed waits in the database for its own next attempt, and the schedule comes back.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +10,27 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.bootstrap import House
 from flows.delivering import deliver_once
 from flows.pulling import pull_once
 from flows.reconciling import reconcile_once
-from flows.workplace import at_work, handed, silent
-
-RETRIES = 2
-RETRY_DELAY_S = 15
+from flows.workplace import at_work
 
 
-def run_pull(house: House, *, parked_too: bool = False) -> dict[str, Any]:
-    """Run the pull flow on an open house and return its summary."""
-    with handed(house, silent):
-        return pull_flow(parked_too=parked_too)
-
-
-@flow(name="pull", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@flow(name="pull")
 def pull_flow(parked_too: bool = False) -> dict[str, Any]:
     """Fetch from the PACS what it lists and we lack."""
     with at_work() as place:
         return pull_once(place.house, parked_too=parked_too)
 
 
-def run_delivery(house: House, *, parked_too: bool = False) -> dict[str, Any]:
-    """Run the delivery flow on an open house and return its summary."""
-    with handed(house, silent):
-        return delivery_flow(parked_too=parked_too)
-
-
-@flow(name="deliver", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@flow(name="deliver")
 def delivery_flow(parked_too: bool = False) -> dict[str, Any]:
     """Send results that are due to every destination."""
     with at_work() as place:
         return deliver_once(place.house, parked_too=parked_too)
 
 
-def run_reconciliation(house: House, *, days: float) -> dict[str, Any]:
-    """Run the reconciliation flow on an open house and return what is missing."""
-    with handed(house, silent):
-        return reconciliation_flow(days=days)
-
-
-@flow(name="reconcile", retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, persist_result=False)
+@flow(name="reconcile", persist_result=False)
 def reconciliation_flow(days: float = 7.0) -> dict[str, Any]:
     """Compare the PACS' list of the last days with the ledger."""
     with at_work() as place:
