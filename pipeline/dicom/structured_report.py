@@ -187,7 +187,7 @@ def _measurements(numbers: Numbers) -> list[sr.Measurement]:
 
 
 def _evaluations(result: Result) -> list[sr.QualitativeEvaluation]:
-    route = ours(f"ROUTE_{result.route}"[:16], ROUTE_WORDS[result.route])
+    route = ours(f"ROUTE_{result.route}", ROUTE_WORDS[result.route])
     found = [
         sr.QualitativeEvaluation(name=ours("ASKED", "Finding asked for"), value=coded(result.finding)),
         sr.QualitativeEvaluation(name=_SUMMARY, value=_FINDINGS[result.findings]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -182,3 +183,19 @@ def test_a_study_that_was_not_analysed_says_so_and_nothing_else(pacs: Orthanc, t
     assert "NOT_PERFORMED" in text
     assert "NO_SERIES" in text
     assert "Probability" not in text
+
+
+def test_a_fhir_bundle_lands_in_a_folder_beside_the_report(pacs: Orthanc, tmp_path: Path) -> None:
+    for data in files():
+        pacs.upload(data)
+    (tmp_path / "ehr").mkdir()
+    fhir = {"fhir": [{"name": "ehr", "folder": str(tmp_path / "ehr")}]}
+    with door_house(tmp_path, hospital=results(pacs, "dimse", "sr", **fhir)) as house:
+        bring(house, pacs)
+        decide(house, 0.97)
+        assert deliver_once(house)["proven"] == 2
+        (bundle,) = (tmp_path / "ehr").iterdir()
+        content = json.loads(bundle.read_bytes())
+    kinds = {entry["resource"]["resourceType"] for entry in content["entry"]}
+    assert {"DiagnosticReport", "Observation", "Task", "Device", "Provenance"} <= kinds
+    assert "0.97" not in bundle.read_text(), "a clinician still reads the case"
