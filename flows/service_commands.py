@@ -32,11 +32,11 @@ def serve(
 def deploy(
     cron: Annotated[str, typer.Option(help="When triage runs.")] = "*/5 * * * *", as_json: AsJson = False
 ) -> None:
-    """Register the scheduled triage deployment in Prefect; PREFECT_API_URL names the server."""
+    """Register the scheduled deployments in Prefect, triage and the door's; PREFECT_API_URL names the server."""
     with open_house(read_settings()) as house:
         from flows.deployments import deploy as register
 
-        made = register(house.settings.home, cron)
+        made = register(house.settings.home, cron, house.hospital)
     if as_json:
         show_json(made)
     else:
@@ -49,7 +49,7 @@ def work() -> None:
     with open_house(read_settings()) as house:
         from flows.deployments import work as run
 
-        run(house.settings.home)
+        run(house.settings.home, house.hospital)
 
 
 @app.command()
@@ -88,4 +88,29 @@ def room(house: House) -> Any:
         https=house.settings.https,
         lease=timedelta(minutes=house.settings.claim_minutes),
         certificates=partial(certificate_sentences, house),
+        door=_door(house),
     )
+
+
+def _door(house: House) -> Any:
+    """The way in for other systems, or None where no token was agreed with any."""
+    from pipeline.web.door import Door
+
+    token = house.settings.door_token
+    if token is None:
+        return None
+    return Door(
+        token=token.get_secret_value(),
+        pseudonym_key=house.keys.pseudonym,
+        sandbox=house.sandbox,
+        spool=house.settings.home,
+        retrieve_from=_archive(house),
+    )
+
+
+def _archive(house: House) -> str | None:
+    """Where images can be fetched: the archive's DICOMweb address or AE title, or None where there is none."""
+    archive = house.hospital.archive
+    if archive is None:
+        return None
+    return archive.node.url if archive.node.kind == "web" else archive.node.ae_title

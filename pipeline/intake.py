@@ -41,17 +41,28 @@ OWN_RESULT = "own_result"  #: the PACS sent us back what we had sent it: kept, a
 _CONFLICTS = (CONFLICTING_DUPLICATE, IDENTITY_CONFLICT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InstanceNames:
+    """The UIDs under which a sender knows an instance."""
+
+    study_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What became of one file; it exists only after bytes and row are durable. `study` is our own id of the study.
 
-    A name without bytes of its own (a link, an unreadable file) has a receipt with the reason and no row.
+    A name without bytes of its own (a link, an unreadable file) has a receipt with the reason and no row. `names` is
+    None where they could not all be read.
     """
 
     path: Path
     verdict: Verdict
     reason: str | None
     study: str | None
+    names: InstanceNames | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +202,17 @@ def _record(connection: Transaction, desk: _Desk, file: _Received, now: datetime
         header=file.header,
     )
     instance_rows.add_entry(connection, entry, place=place, now=now)
-    return Receipt(file.path, verdict, reason, study_id)
+    return Receipt(file.path, verdict, reason, study_id, _names(file.header))
+
+
+def _names(header: InstanceHeader | None) -> InstanceNames | None:
+    if header is None or not (header.sop_class_uid and header.sop_instance_uid):
+        return None
+    return InstanceNames(
+        study_instance_uid=header.study_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+    )
 
 
 def _same_content(connection: Transaction, file: _Received) -> Accepted | None:

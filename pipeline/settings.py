@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import HaltPipeline
@@ -38,6 +38,8 @@ class Settings(BaseSettings):
 
     hosts: str = ""  #: comma-separated host names the reading room answers to, besides localhost
     https: bool = False  #: a proxy in front speaks TLS: cookies become Secure and browsers stay on https
+
+    door_token: SecretStr | None = None  #: what other systems show to bring studies and to work on the queue
 
     @property
     def host_names(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Authorisation never looks at the request's path (a poisoned Host header can chan
 from __future__ import annotations
 
 import hmac
+from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from fastapi import Depends, Request
 from pipeline.review import NotAllowed
 from pipeline.store import session_rows
 from pipeline.store.session_rows import SignedIn
+from pipeline.web.door import Door
 from pipeline.web.room import Here
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -25,6 +27,22 @@ class NotSignedIn(Exception):
 
 class Forged(Exception):
     """An unsafe request does not prove that it comes from one of our own pages."""
+
+
+class NoDoor(Exception):
+    """No token was agreed with any other system: none may come in."""
+
+
+class NotKnown(Exception):
+    """The request does not carry the token that was agreed with other systems."""
+
+
+class Refused(Exception):
+    """Another system's request cannot be met; the text is for whoever looks after that system."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 def signed_in(request: Request, room: Here) -> SignedIn:
@@ -77,3 +95,17 @@ def reader(session: Session) -> SignedIn:
 
 Reader = Annotated[SignedIn, Depends(reader)]
 CLOSED = [Depends(signed_in), Depends(own_page_only)]  #: what every router but the public one carries
+
+
+def from_outside(request: Request, room: Here) -> Door:
+    """The door for another system that shows its token; no cookie opens it. Raises NoDoor or NotKnown."""
+    if room.door is None:
+        raise NoDoor
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), room.door.token.encode()):
+        raise NotKnown
+    return room.door
+
+
+Outside = Annotated[Door, Depends(from_outside)]
+FROM_OUTSIDE = [Depends(from_outside)]  #: what every router for other systems carries

@@ -18,7 +18,8 @@ from pipeline.protocol import TriageProtocol
 from pipeline.store import line_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from pipeline.web import api, case_page, images, problems, sign_in, worklist
+from pipeline.web import api, case_page, images, problems, sign_in, stow, work_items, worklist
+from pipeline.web.door import Door
 from pipeline.web.hardening import BodyLimit, SecurityHeaders
 from pipeline.web.room import Here, Room, make_templates
 from pipeline.web.shelf import ImageShelf
@@ -47,11 +48,12 @@ def create_app(
     idle: timedelta = IDLE,
     absolute: timedelta = ABSOLUTE,
     certificates: Callable[[str], Sequence[str]] = _no_certificates,
+    door: Door | None = None,
 ) -> FastAPI:
     """The application; `certificates` gives a release's certificate sentences by its digest, where they are at hand.
 
-    With `https` the cookies are Secure and carry the __Host- prefix, and browsers are told to stay on https.
-    Raises ValueError when the session key has fewer than 32 bytes.
+    With `https` the cookies are Secure and carry the __Host- prefix, and browsers are told to stay on https. Without a
+    `door` no other system comes in. Raises ValueError when the session key has fewer than 32 bytes.
     """
     if len(session_key) < 32:
         raise ValueError("the session key has fewer than 32 bytes")
@@ -69,8 +71,11 @@ def create_app(
         absolute=absolute,
         certificates=certificates,
         templates=make_templates(),
+        door=door,
     )
     for router in (sign_in.public, sign_in.private, worklist.router, case_page.router, images.router, api.router):
+        app.include_router(router)
+    for router in (stow.router, work_items.router):
         app.include_router(router)
     app.add_api_route("/live", live, methods=["GET"])
     app.add_api_route("/ready", ready, methods=["GET"])

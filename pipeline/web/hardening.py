@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,6 +53,19 @@ class _TooLarge(Exception):
     pass
 
 
+@dataclass
+class _Allowance:
+    largest: int
+
+
+_ALLOWANCE = "secondread.allowance"
+
+
+def allow_body(request: Request, largest: int) -> None:
+    """Let this one request carry more; only an endpoint that knows who is asking calls this."""
+    request.scope[_ALLOWANCE].largest = largest
+
+
 class BodyLimit:
     """Answers 413 to a body above the limit, whether it announces its size or not."""
 
@@ -62,6 +78,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        allowance = scope[_ALLOWANCE] = _Allowance(self._largest)
         seen = 0
         started = False
 
@@ -69,7 +86,7 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._largest:
+            if seen > allowance.largest:
                 raise _TooLarge
             return message
 

@@ -1,4 +1,4 @@
-"""Errors as people and programs read them: one page, or problem+json (RFC 9457) under /api, never an inside.
+"""Errors as people and programs read them: one page, or problem+json (RFC 9457) for programs, never an inside.
 
 The path decides the form of an answer here and nothing else.
 """
@@ -14,20 +14,22 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
 from pipeline.errors import HaltPipeline, RetryLater
+from pipeline.outside_reading import ItemConflict, NoSuchItem
 from pipeline.review import NoSuchCase, NotAllowed, StaleClaim, UnfinishedRead
-from pipeline.web.access import Forged, NotSignedIn
+from pipeline.web.access import Forged, NoDoor, NotKnown, NotSignedIn, Refused
 from pipeline.web.room import room_of
 
 _log = logging.getLogger(__name__)
 _FORGED = "this form was not sent from its own page, or the page is too old; open it again"
 _MALFORMED = "the request lacks a field or holds one that cannot be understood; open the page again"
 _BROKEN = "something failed on our side; nothing was decided, and the case stays where it is"
+_NO_DOOR = "no other system may come in: no token was agreed"
 _AWAY = "the database is busy or away; wait a moment and try again"
 
 
 def wants_json(request: Request) -> bool:
     """Whether a program rather than a person is asking."""
-    return str(request.scope["path"]).startswith("/api/")
+    return str(request.scope["path"]).startswith(("/api/", "/dicom-web/"))
 
 
 def problem(request: Request, status: int, detail: str) -> Response:
@@ -48,6 +50,21 @@ def _not_signed_in(request: Request, _: Exception) -> Response:
     return RedirectResponse("/sign-in", status_code=303)
 
 
+def _no_door(request: Request, _: Exception) -> Response:
+    return problem(request, HTTPStatus.NOT_FOUND, _NO_DOOR)
+
+
+def _not_known(request: Request, _: Exception) -> Response:
+    answer = problem(request, HTTPStatus.UNAUTHORIZED, "send the agreed token as 'Authorization: Bearer'")
+    answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, Refused) else HTTPStatus.BAD_REQUEST
+    return problem(request, status, str(error))
+
+
 def _by_framework(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
     said = {404: "there is no such page; go back to the worklist", 405: "this page does not take such a request"}
@@ -66,6 +83,8 @@ def install(app: FastAPI) -> None:
         NotAllowed: 403,
         NoSuchCase: 404,
         UnfinishedRead: 422,
+        ItemConflict: 409,
+        NoSuchItem: 404,
     }
     silent: dict[type[Exception], tuple[int, str]] = {
         Forged: (403, _FORGED),
@@ -80,5 +99,8 @@ def install(app: FastAPI) -> None:
             kind, lambda request, _, status=status, detail=detail: problem(request, status, detail)
         )
     app.add_exception_handler(NotSignedIn, _not_signed_in)
+    app.add_exception_handler(NoDoor, _no_door)
+    app.add_exception_handler(NotKnown, _not_known)
+    app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _by_framework)
     app.add_exception_handler(Exception, _unexpected)

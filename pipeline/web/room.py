@@ -15,6 +15,7 @@ from pipeline.protocol import TriageProtocol
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.web import words
+from pipeline.web.door import Door
 from pipeline.web.shelf import ImageShelf
 
 
@@ -34,6 +35,7 @@ class Room:
     absolute: timedelta
     certificates: Callable[[str], Sequence[str]]
     templates: Environment
+    door: Door | None = None
 
     @property
     def cookie_name(self) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,21 @@ from starlette.routing import BaseRoute, Mount
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
+from pipeline.web.door import Door
 from pipeline.web.hardening import LARGEST_BODY
 from tests.reading_room_cases import ORIGIN, Clock, Wanted, add_case, make_room, seat, visitor
 
 OPEN = {"/sign-in", "/live", "/ready"}
+DOOR = "/dicom-web/"  # other systems come in there with a token and never with a session
+FOR_SYSTEMS = {
+    ("POST", "/dicom-web/studies"),
+    ("POST", "/dicom-web/studies/{study}"),
+    ("GET", "/dicom-web/workitems"),
+    ("POST", "/dicom-web/workitems"),
+    ("GET", "/dicom-web/workitems/{item}"),
+    ("PUT", "/dicom-web/workitems/{item}/state"),
+    ("POST", "/dicom-web/workitems/{item}/cancelrequest"),
+}
 
 
 @pytest.fixture
@@ -54,8 +66,15 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
+def for_people(app: FastAPI) -> list[tuple[str, str]]:
+    """Those of them that a session opens."""
+    return [(method, path) for method, path in routes(app) if not path.startswith(DOOR)]
+
+
 def filled(path: str, case_id: str) -> str:
-    return path.replace("{case_id}", case_id).replace("{index}", "0")
+    for name, value in {"case_id": case_id, "index": "0", "study": "1.2.3", "item": f"2.25.{int(case_id, 16)}"}.items():
+        path = path.replace("{" + name + "}", value)
+    return path
 
 
 def test_without_a_session_every_route_but_the_open_ones_is_closed(
@@ -63,7 +82,7 @@ def test_without_a_session_every_route_but_the_open_ones_is_closed(
 ) -> None:
     case_id = add_case(database, blobs, Wanted())
     desk = visitor(app)
-    for method, template in routes(app):
+    for method, template in for_people(app):
         if template in OPEN:
             continue
         answer = desk.client.request(method, filled(template, case_id), headers={"Origin": ORIGIN})
@@ -73,6 +92,42 @@ def test_without_a_session_every_route_but_the_open_ones_is_closed(
         else:
             assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in"), template
         assert "MRN-4711" not in answer.text
+
+
+def test_what_other_systems_may_ask_is_what_this_table_says(app: FastAPI) -> None:
+    assert {route for route in routes(app) if route[1].startswith(DOOR)} == FOR_SYSTEMS
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+def test_a_session_of_whatever_role_opens_nothing_that_is_for_systems(
+    app: FastAPI, database: Database, blobs: BlobStore, agreed: bool
+) -> None:
+    case_id = add_case(database, blobs, Wanted())
+    if agreed:
+        with_door = Door(token="t" * 32, pseudonym_key=b"k" * 32, sandbox=app.state.room.shelf._sandbox)
+        app.state.room = replace(app.state.room, door=with_door)
+    desk = seat(app, database, "dr.lead", role="lead")
+    own = {"Origin": ORIGIN, "X-CSRF-Token": desk.token}
+    for method, template in FOR_SYSTEMS:
+        for shown in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {desk.token}"},
+                      {"Authorization": "Basic " + "t" * 32}, {"Authorization": "t" * 32}):  # fmt: skip
+            answer = desk.client.request(method, filled(template, case_id), headers=own | shown)
+            assert answer.status_code == (401 if agreed else 404), (method, template, shown)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert "MRN-4711" not in answer.text
+
+
+def test_the_token_of_systems_opens_nothing_that_is_for_people(
+    app: FastAPI, database: Database, blobs: BlobStore
+) -> None:
+    case_id = add_case(database, blobs, Wanted())
+    with_door = Door(token="t" * 32, pseudonym_key=b"k" * 32, sandbox=app.state.room.shelf._sandbox)
+    app.state.room = replace(app.state.room, door=with_door)
+    headers = {"Authorization": "Bearer " + "t" * 32, "Origin": ORIGIN}
+    for method, template in for_people(app):
+        if template not in OPEN:
+            answer = visitor(app).client.request(method, filled(template, case_id), headers=headers)
+            assert answer.status_code in {303, 401}, template
 
 
 @pytest.mark.parametrize("value", ["", "x", "0" * 43])
@@ -85,7 +140,7 @@ def test_an_invented_cookie_opens_nothing(app: FastAPI, value: str) -> None:
 def test_every_unsafe_route_needs_token_and_own_origin(app: FastAPI, database: Database, blobs: BlobStore) -> None:
     case_id = add_case(database, blobs, Wanted())
     desk = seat(app, database)
-    for method, template in routes(app):
+    for method, template in for_people(app):
         if method == "GET" or template in OPEN:
             continue
         path = filled(template, case_id)
@@ -111,7 +166,7 @@ def test_a_referer_of_our_own_stands_in_for_an_absent_origin(app: FastAPI, datab
 def test_a_viewer_may_look_everywhere_and_change_nothing(app: FastAPI, database: Database, blobs: BlobStore) -> None:
     case_id = add_case(database, blobs, Wanted())
     desk = seat(app, database, "dr.look", role="viewer")
-    for method, template in routes(app):
+    for method, template in for_people(app):
         path = filled(template, case_id)
         if template in {*OPEN, "/sign-out"}:
             continue
