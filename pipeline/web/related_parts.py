@@ -21,6 +21,7 @@ from pipeline.web.access import Refused
 
 LARGEST_PART = 768 << 20  #: bytes
 MOST_PARTS = 10_000
+LONGEST_BOUNDARY = 256  #: RFC 2046 says 70, and widespread PACS send 73
 KEPT_IN_MEMORY = 4 << 20  #: bytes of one part; more goes to the disk
 
 
@@ -31,8 +32,10 @@ def boundary_of(content_type: str) -> str:
         expected = 'send multipart/related; type="application/dicom"'
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, expected)
     boundary = options.get(b"boundary", b"").decode("latin-1")
-    if not 1 <= len(boundary) <= 70:
-        raise Refused(HTTPStatus.BAD_REQUEST, "the content type names no boundary of 1 to 70 characters")
+    if not 1 <= len(boundary) <= LONGEST_BOUNDARY:
+        raise Refused(
+            HTTPStatus.BAD_REQUEST, f"the content type names no boundary of 1 to {LONGEST_BOUNDARY} characters"
+        )
     return boundary
 
 

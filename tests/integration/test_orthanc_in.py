@@ -8,7 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
+from pydantic import SecretStr
 
 from flows.bootstrap import House
 from flows.pulling import ask_before_sealing, pull_once
@@ -23,6 +25,7 @@ from pipeline.store.door_tables import pull, pull_cursor
 from pipeline.store.tables import study_revision
 from tests.dicom_files import small_slice
 from tests.door_house import door_house, ledger, open_door
+from tests.live_room import BEARER, TOKEN, live_room
 from tests.orthanc import Orthanc, running_orthanc
 
 pytestmark = [
@@ -115,11 +118,21 @@ def fetch(house: House, _: Orthanc) -> None:
     pull_once(house)
 
 
+def stow(house: House, orthanc: Orthanc) -> None:
+    """The PACS itself pushes by STOW-RS to the web application."""
+    with live_room(house) as address:
+        remote = {"Url": f"{address}/dicom-web", "HttpHeaders": BEARER}
+        httpx.put(f"{orthanc.web}/servers/secondread", json=remote, timeout=10).raise_for_status()
+        for one in orthanc.get("/series"):  # one with an unreadable UID fails alone, and its bytes are kept
+            httpx.post(f"{orthanc.web}/servers/secondread/stow", json={"Resources": [one]}, timeout=300)
+
+
 WAYS: dict[str, tuple[str, Callable[[House, Orthanc], None]]] = {
     "push": ("get", push),
     "move": ("move", move),
     "get": ("get", fetch),
     "wado": ("wado", fetch),
+    "stow": ("get", stow),
 }
 
 
@@ -155,9 +168,11 @@ def _listed(orthanc: Orthanc) -> set[str]:
 @pytest.mark.parametrize("way", WAYS)
 def test_every_accepted_real_series_comes_whole_by_each_way_in(way: str, full_pacs: Orthanc, tmp_path: Path) -> None:
     retrieve, bring = WAYS[way]
-    held = {uid for uid in (_uids(full_pacs) if way == "push" else _listed(full_pacs)) if is_uid(uid)}
+    held = {uid for uid in (_uids(full_pacs) if way in {"push", "stow"} else _listed(full_pacs)) if is_uid(uid)}
     every = {found["MainDicomTags"].get("Modality", "OT") for found in full_pacs.get("/series?expand")}
-    with door_house(tmp_path, hospital=archive(full_pacs, retrieve, modalities=sorted(every))) as house:
+    with door_house(
+        tmp_path, hospital=archive(full_pacs, retrieve, modalities=sorted(every)), door_token=SecretStr(TOKEN)
+    ) as house:
         bring(house, full_pacs)
         came = {row.sop_instance_uid for row in ledger(house)}
         assert len(held) >= 200
@@ -166,7 +181,7 @@ def test_every_accepted_real_series_comes_whole_by_each_way_in(way: str, full_pa
         with house.database.read() as connection:
             status = conservation.status(connection, datetime.now(UTC))
         assert status["instances"]["unaccounted"] == 0
-        if way != "push":
+        if way not in {"push", "stow"}:
             assert Counter(row.state for row in rows(house, pull))["FETCHED"] >= 30
 
 
