@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 from pydicom import config
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
+from pynetdicom.transport import AssociationSocket
 
 from pipeline.dicom.parsing import COMPRESSED, NATIVE
 from pipeline.hospital import Tls
@@ -17,6 +20,18 @@ _config.LOG_HANDLER_LEVEL = "none"  # its handlers write identifiers into the lo
 _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 config.settings.reading_validation_mode = config.IGNORE  # its warnings repeat values; `attributes` judges them
+
+
+def _shut_and_close(connection: AssociationSocket) -> None:
+    """The library leaves a socket open whose peer has gone: it closes only what it could shut down first."""
+    found = connection.socket
+    if found is not None:
+        with suppress(OSError):
+            found.shutdown(socket.SHUT_RDWR)
+        found.close()
+
+
+AssociationSocket._shutdown_socket = _shut_and_close  # type: ignore[method-assign,assignment]  # noqa: SLF001
 
 IMPLEMENTATION_CLASS_UID: Final = UID("2.25.186462512364129158126243567934325713469")
 IMPLEMENTATION_VERSION: Final = "SECONDREAD"

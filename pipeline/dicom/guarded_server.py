@@ -94,12 +94,8 @@ class GuardedSocket(AssociationSocket):
         super().send(bytestream)
 
     def _shutdown_socket(self) -> None:
-        """Close it also where the peer has gone already, which the library leaves open."""
         self.waiting.give_back(id(self.assoc))
-        found = self.socket
         super()._shutdown_socket()
-        if found is not None:
-            found.close()
 
 
 class _GuardedHandler(RequestHandler):

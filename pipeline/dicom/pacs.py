@@ -74,11 +74,12 @@ class Pacs(Protocol):
 def open_pacs(node: DicomNode | DicomWeb, *, own_title: str, retrieve: str = "get") -> Pacs:
     """The PACS at that node, which knows us as `own_title`; nothing is connected yet."""
     from pipeline.dicom.dimse_pacs import DimsePacs  # noqa: PLC0415 - each brings its own library
+    from pipeline.dicom.patience import PatientPacs  # noqa: PLC0415
     from pipeline.dicom.web_pacs import WebPacs  # noqa: PLC0415
 
     if isinstance(node, DicomWeb):
-        return WebPacs(node)
-    return DimsePacs(node, own_title=own_title, retrieve=retrieve)
+        return PatientPacs(WebPacs(node), seconds=node.seconds)
+    return PatientPacs(DimsePacs(node, own_title=own_title, retrieve=retrieve), seconds=node.seconds)
 
 
 def days(since: datetime, until: datetime) -> str:
