@@ -82,7 +82,7 @@ def write_slices(folder: Path, *numbers: int, **changes: Any) -> list[str]:
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([need(program), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([need(f"/usr/bin/{program}"), *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_dcmtk_echoes_and_sends_and_the_status_counts_it(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_receiver_killed_at_work_has_lost_nothing_that_it_confirmed(tmp_path: 
     assert process.stdout is not None
     process.stdout.readline()
     sender = subprocess.Popen(
-        [need("storescu"), "-v", "-aet", "STORESCU", "-aec", "SECONDREAD", "127.0.0.1", str(port), *paths],
+        [need("/usr/bin/storescu"), "-v", "-aet", "STORESCU", "-aec", "SECONDREAD", "127.0.0.1", str(port), *paths],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
