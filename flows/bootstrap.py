@@ -39,6 +39,7 @@ class Keys:
     pseudonym: bytes
     audit: bytes
     session: bytes
+    export: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ def open_house(settings: Settings, *, create: bool = False) -> House:
             pseudonym=_derive(secret, b"pseudonym"),
             audit=_derive(secret, b"audit"),
             session=_derive(secret, b"session"),
+            export=_derive(secret, b"export"),
         ),
         protocols=protocols,
     )

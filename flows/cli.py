@@ -16,6 +16,7 @@ import typer
 
 from flows import (
     door_commands,
+    export_commands,
     house_commands,
     planning_commands,
     registry_commands,
@@ -43,6 +44,7 @@ for commands in (
     house_commands,
     study_commands,
     door_commands,
+    export_commands,
     release_commands,
     planning_commands,
     whatif_commands,

@@ -40,7 +40,17 @@ class ExportSummary:
     refused: dict[str, int]
 
 
-def export_series(listed: Iterable[LabelledSeries], folder: Path, deidentify: Deidentify) -> ExportSummary:
+OnRefused = Callable[[LabelledSeries, RejectInstance], None]
+"""Told which series was left out, and why."""
+
+
+def _tell_nobody(_series: LabelledSeries, _refusal: RejectInstance) -> None:
+    pass
+
+
+def export_series(
+    listed: Iterable[LabelledSeries], folder: Path, deidentify: Deidentify, *, on_refused: OnRefused = _tell_nobody
+) -> ExportSummary:
     """Write PATIENT/SERIES/INSTANCE.dcm under an empty `folder`, and last its manifest with one row per series.
 
     Names are those of the de-identified files. A series of which one file is refused is left out whole. Raises
@@ -55,6 +65,7 @@ def export_series(listed: Iterable[LabelledSeries], folder: Path, deidentify: De
             path = _export(series, folder, deidentify)
         except RejectInstance as refusal:
             refused[refusal.reason] += 1
+            on_refused(series, refusal)
         else:
             rows.append((path.relative_to(folder).as_posix(), series.label, path.parent.name, series.split))
     with (folder / MANIFEST).open("x", encoding="utf-8", newline="") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from stat import S_ISREG
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Final, Self
 
 import numpy as np
 
+from pipeline.dicom.deidentify import DeidentificationProfile, DeidentifiedInstance
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox_process import ChildProcess, plain
 from pipeline.dicom.sandbox_wire import BrokenWireError, Message
@@ -23,15 +25,16 @@ from pipeline.dicom.series_to_volume import MAX_VOXELS
 from pipeline.domain.case import Reason
 from pipeline.domain.study import InstanceHeader
 from pipeline.domain.volume import Volume
-from pipeline.errors import DeferCase, HaltPipeline, RetryLater
+from pipeline.errors import DeferCase, HaltPipeline, RejectInstance, RetryLater
 
 MAX_FILE_BYTES: Final = 768 * 2**20
 FILES_PER_TURN: Final = 32  #: a series has the wall clock of one call for every so many files begun
 WORN_SHARE: Final = 0.6  #: a child whose address space is fuller than this is replaced
+_PROFILE: Final = DeidentificationProfile()
 
 
 class Sandbox:
-    """A limited child process that inspects instances and reads series; safe to share between threads.
+    """A limited child process that inspects, de-identifies and reads what came; safe to share between threads.
 
     `memory_mb` bounds the child's address space, `seconds` the wall clock and processor time of one call. The child is
     replaced after `calls_per_child` calls and whenever it dies, hangs or wears out.
@@ -73,6 +76,29 @@ class Sandbox:
                 raise RefusedInstance("resource_limit", "reading needed more memory or time than allowed") from None
             self._replace_if_worn()
         return _header_or_refusal(reply)
+
+    def deidentify(
+        self, path: Path, *, key: bytes, profile: DeidentificationProfile = _PROFILE
+    ) -> DeidentifiedInstance:
+        """The instance in that file without identity, as `deidentify.deidentified_instance` makes it.
+
+        Raises RejectInstance, RetryLater when the file cannot be opened, ValueError for an empty key.
+        """
+        if not key:
+            raise ValueError("de-identification needs a key")
+        _refuse_odd_file(path)
+        request = {"call": "deidentify", "path": str(path.absolute()), "key": key.hex(), "profile": asdict(profile)}
+        with self._lock:
+            try:
+                instance = self._deidentified(self._ask(request, self._seconds))
+            except TimeoutError:
+                raise RejectInstance("resource_limit", "de-identifying took longer than allowed") from None
+            except (BrokenWireError, KeyError, TypeError, ValueError):
+                self._end_child()
+                raise RejectInstance("resource_limit", "de-identifying went beyond its limits") from None
+            finally:
+                self._replace_if_worn()
+        return instance
 
     def read_series(self, paths: Sequence[Path], digests: Sequence[str]) -> Volume:
         """The volume of the series in those files, whose SHA-256 digests must be `digests`, in the same order.
@@ -133,6 +159,26 @@ class Sandbox:
         voxels = self._child.take_voxels(tuple(reply["shape"]))
         return Volume(
             voxels, np.array(reply["affine"], dtype=np.float64), plain(reply["sources"]), plain(reply["quality"])
+        )
+
+    def _deidentified(self, reply: Message) -> DeidentifiedInstance:
+        if "refused" in reply:
+            reason, detail = reply["refused"]
+            raise RejectInstance(str(reason), str(detail))
+        if "unopened" in reply:
+            raise RetryLater(f"a received file cannot be opened ({reply['unopened']})")
+        if "failed" in reply:
+            raise RejectInstance("undecodable", f"the file cannot be read ({reply['failed']})")
+        size = reply.get("size")
+        if self._child is None or not isinstance(size, int) or size < 1:
+            raise BrokenWireError
+        data = self._child.take_voxels((-(-size // 4),)).view(np.uint8)[:size].tobytes()
+        return DeidentifiedInstance(
+            data=data,
+            patient=str(reply["patient"]),
+            study_instance_uid=str(reply["study_instance_uid"]),
+            series_instance_uid=str(reply["series_instance_uid"]),
+            sop_instance_uid=str(reply["sop_instance_uid"]),
         )
 
     def _replace_if_worn(self) -> None:

@@ -14,11 +14,13 @@ import socket
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dicom.deidentify import DeidentificationProfile, deidentified_instance
 from pipeline.dicom.headers import inspect_instance
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox_limits import address_space_used, leave_network, limit_resources, renew_processor_time
@@ -26,7 +28,7 @@ from pipeline.dicom.sandbox_wire import MOST_KEPT, BrokenWireError, Message, rec
 from pipeline.dicom.series_to_volume import read_series_in_process
 from pipeline.dicom.side_by_side import free_cores
 from pipeline.domain.volume import Volume
-from pipeline.errors import DeferCase
+from pipeline.errors import DeferCase, RejectInstance
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -71,7 +73,13 @@ class Room:
 def answer(request: Message, wire: socket.socket, room: Room) -> Message:
     """The reply to one request; every error becomes a verdict here, and its text is ours."""
     try:
-        return _inspect(request) if request["call"] == "inspect" else _read_series(request, wire, room)
+        match request["call"]:
+            case "inspect":
+                return _inspect(request)
+            case "deidentify":
+                return _deidentify(request, wire, room)
+            case _:
+                return _read_series(request, wire, room)
     except BrokenWireError:
         raise
     except Exception as error:  # noqa: BLE001  the boundary: nothing unforeseen may look like success
@@ -84,6 +92,8 @@ def verdict(error: Exception) -> Message:
         case RefusedInstance():
             header = None if error.header is None else dataclasses.asdict(error.header)
             return {"refused": [error.reason, error.detail], "is_image": error.is_image, "header": header}
+        case RejectInstance():
+            return {"refused": [error.reason, error.detail]}
         case DeferCase():
             return {"deferred": [error.reason, error.detail]}
         case MemoryError():
@@ -98,15 +108,32 @@ def _inspect(request: Message) -> Message:
     return {"header": dataclasses.asdict(inspect_instance(Path(request["path"]).read_bytes()))}
 
 
-def _read_series(request: Message, wire: socket.socket, room: Room) -> Message:
-    def allocate(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        send(wire, {"room_for": math.prod(shape) * 4})
-        if not receive(wire).get("granted"):
-            raise MemoryError
-        return room.voxels(shape)
+def _deidentify(request: Message, wire: socket.socket, room: Room) -> Message:
+    key, profile = bytes.fromhex(request["key"]), DeidentificationProfile(**request["profile"])
+    found = deidentified_instance(Path(request["path"]).read_bytes(), key=key, profile=profile)
+    words = _granted((-(-len(found.data) // 4),), wire=wire, room=room)
+    words.view(np.uint8)[: len(found.data)] = np.frombuffer(found.data, dtype=np.uint8)
+    return {
+        "size": len(found.data),
+        "patient": found.patient,
+        "study_instance_uid": found.study_instance_uid,
+        "series_instance_uid": found.series_instance_uid,
+        "sop_instance_uid": found.sop_instance_uid,
+    }
 
+
+def _read_series(request: Message, wire: socket.socket, room: Room) -> Message:
     paths = [Path(path) for path in request["paths"]]
+    allocate = partial(_granted, wire=wire, room=room)
     return _described(read_series_in_process(paths, request["digests"], allocate=allocate))
+
+
+def _granted(shape: tuple[int, ...], *, wire: socket.socket, room: Room) -> NDArray[np.float32]:
+    """Shared memory of that shape. Raises MemoryError where the parent grants none."""
+    send(wire, {"room_for": math.prod(shape) * 4})
+    if not receive(wire).get("granted"):
+        raise MemoryError
+    return room.voxels(shape)
 
 
 def _described(volume: Volume) -> Message:

@@ -45,6 +45,14 @@ FAULTS = [
     (Fault.DROP_REQUEST, 700),
 ]
 
+QUICK = {
+    ("get", Fault.RESET, 20_000),
+    ("get", Fault.HALF_OPEN, 12_000),
+    ("get", Fault.SILENT, 0),
+    ("wado", Fault.SLOW, 6_000),
+    ("wado", Fault.CLOSE, 9_000),
+}
+
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
@@ -89,8 +97,16 @@ def seal(house: House) -> list[dict[str, Any]]:
         return [dict(row.evidence) for row in connection.execute(study_revision.select())]
 
 
-@pytest.mark.parametrize("way", ["get", "wado"])
-@pytest.mark.parametrize(("fault", "after"), FAULTS)
+def _ways_and_faults() -> list[Any]:
+    """Every fault on both ways, those of `QUICK` in the ordinary suite."""
+    return [
+        pytest.param(way, fault, after, marks=() if (way, fault, after) in QUICK else pytest.mark.slow)
+        for way in ("get", "wado")
+        for fault, after in FAULTS
+    ]
+
+
+@pytest.mark.parametrize(("way", "fault", "after"), _ways_and_faults())
 def test_a_pull_over_a_bad_network_ends_and_is_whole_when_the_network_is_mended(
     way: str, fault: Fault, after: int, pacs: Orthanc, tmp_path: Path
 ) -> None:
