@@ -8,7 +8,7 @@ FAST := not slow and not gpu
 export PYTHONDONTWRITEBYTECODE = 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test test-all lint format bench bench-gpu bench-growth pictures system clean
+.PHONY: help install demo serve test test-all lint format bench bench-gpu bench-growth bench-door pictures system clean
 
 help:
 	@echo "make demo      the whole story on generated patients (about five minutes)"
@@ -56,6 +56,10 @@ bench: install
 
 bench-gpu: install
 	$(BIN)/python -m tests.benchmarks.gpu
+
+# Receiving, against a bare receiver and Orthanc.
+bench-door: install
+	$(BIN)/python -m tests.benchmarks.door
 
 # The whole triage for 100 and 1 000 studies, in copies of a demo's home; STUDIES="100 1000 10000" takes hours.
 STUDIES ?= 100 1000

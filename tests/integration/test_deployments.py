@@ -129,6 +129,19 @@ def test_a_cron_deployment_gets_its_runs_scheduled(server, deployed):
     assert all(int(run["expected_start_time"][14:16]) % 5 == 0 for run in runs)
 
 
+def test_a_hospital_with_a_pacs_and_destinations_gets_its_flows_scheduled(server, deployed, environment, place):
+    node = {"kind": "dimse", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    hospital = {"archive": {"node": node, "retrieve": "get"}, "results": {"pacs": [{"name": "back", "node": node}]}}
+    (place / "home" / "hospital.yaml").write_text(json.dumps(hospital))
+    done = secondread("deploy", "--json", environment=environment | {"PREFECT_API_URL": server})
+    (place / "home" / "hospital.yaml").unlink()
+    assert done.returncode == 0, done.stderr
+    assert {"pull", "deliver", "reconcile"} <= set(json.loads(done.stdout))
+    for name in ("pull", "deliver", "reconcile"):
+        found = json.loads(urlopen(f"{server}/deployments/name/{name}/scheduled", timeout=20).read())
+        assert [schedule["active"] for schedule in found["schedules"]] == [True]
+
+
 def test_no_parameter_of_a_scheduled_run_can_hold_patient_data(server, deployed):
     deployment = json.loads(urlopen(f"{server}/deployments/{deployed['id']}", timeout=20).read())
 

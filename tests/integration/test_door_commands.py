@@ -82,7 +82,9 @@ def write_slices(folder: Path, *numbers: int, **changes: Any) -> list[str]:
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([need(f"/usr/bin/{program}"), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [need(f"/usr/bin/{program}"), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_dcmtk_echoes_and_sends_and_the_status_counts_it(tmp_path: Path) -> None:
