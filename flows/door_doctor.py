@@ -29,8 +29,7 @@ def examine_door(house: House) -> list[Check]:
         checks += _archive(house, hospital.archive)
     for destination in hospital.results.destinations:
         checks += _destination(house, destination)
-    checks += [_deliveries(house), _pulls(house)]
-    return [check for check in checks if check is not None]
+    return [*checks, _deliveries(house), _pulls(house), *_reconciled(house)]
 
 
 def _peers(reception: Reception) -> Check:
@@ -189,3 +188,21 @@ def _pulls(house: House) -> Check:
             "pulls", f"{found['parked']} studies did not come within three days", "run `secondread pull --parked`"
         )
     return well("pulls", f"{found['fetched']} fetched, {found['wanted']} waiting")
+
+
+def _reconciled(house: House) -> Iterator[Check]:
+    """What the last comparison with the PACS found missing."""
+    from pipeline.store import reconciliation_rows
+
+    if house.hospital.archive is None:
+        return
+    with house.database.read() as connection:
+        found = reconciliation_rows.newest(connection)
+    if found is None:
+        yield note("reconciled", "never compared with the PACS", "run `secondread reconcile`, or `secondread deploy`")
+        return
+    lost = f"{found['missing_studies']} studies and {found['missing_instances']} instances of others never came"
+    if found["missing_studies"] or found["missing_instances"]:
+        yield amiss("reconciled", lost, "run `secondread reconcile` for their names, and `secondread pull`")
+        return
+    yield well("reconciled", f"{found['studies']} studies compared, none missing")

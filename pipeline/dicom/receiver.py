@@ -106,6 +106,7 @@ class Receiver:
 
     def _make_entity(self) -> AE:
         entity = application_entity(self._reception.ae_title, seconds=self._reception.idle_seconds)
+        entity.acse_timeout = 2 * self._reception.pdu_seconds  # for the first word of a connection
         entity.require_called_aet = True
         entity.maximum_associations = 2 * self._reception.most_connections  # ours are counted where they connect
         return entity

@@ -201,6 +201,8 @@ def test_reconcile_names_a_single_instance_that_never_came(orthanc: Orthanc, tmp
     secondread(home, "ingest", str(tmp_path / "some"))
     found = secondread(home, "reconcile", "--json")
     assert found.returncode == 1
+    (check,) = [c for c in doctor(home) if c["check"] == "reconciled"]
+    assert (check["state"], "0 studies and 1 instances" in check["detail"]) == ("amiss", True)
     assert json.loads(found.stdout)["missing_instances"] == {"1.2.3.4": ["1.2.3.4.5.16"]}
 
 
