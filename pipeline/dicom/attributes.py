@@ -16,10 +16,12 @@ from functools import cache
 from typing import Any, Final
 
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
 LONGEST_TEXT: Final = 256  #: characters of one value that are kept
+LONGEST_VALUE: Final = 65534  #: bytes of text and numbers, what explicit headers can state (PS3.5 section 7.1.2)
+_LONG_REPRESENTATIONS: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TEXT_REPRESENTATIONS: Final = frozenset({"AE", "AS", "CS", "DA", "LO", "PN", "SH", "TM", "UI"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -40,12 +42,25 @@ def quiet() -> Iterator[None]:
 
 
 def value(dataset: Dataset, keyword: str) -> Any:
-    """The value of `keyword`, or None where it is absent, empty or cannot be converted."""
+    """The value of `keyword`, or None where it is absent, empty, endless or cannot be converted."""
+    if _is_endless(dataset, keyword):
+        return None
     try:
         found = dataset.get(keyword)
     except Exception:  # noqa: BLE001  a library boundary: mutated files raise a dozen types
         return None
     return None if found is None or found == "" else found
+
+
+def _is_endless(dataset: Dataset, keyword: str) -> bool:
+    """Whether text or numbers, which make an object of every part, are longer than any sound ones."""
+    raw = getattr(dataset.get_item(_tag(keyword)), "value", None)
+    return isinstance(raw, bytes) and len(raw) > LONGEST_VALUE and _is_bounded(keyword)
+
+
+@cache
+def _is_bounded(keyword: str) -> bool:
+    return dictionary_VR(_tag(keyword)) not in _LONG_REPRESENTATIONS
 
 
 def text(dataset: Dataset, keyword: str) -> str | None:

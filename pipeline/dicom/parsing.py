@@ -20,7 +20,7 @@ MAX_INFLATED_BYTES: Final = 128 * 2**20  #: of a deflated data set
 PREAMBLE_BYTES: Final = 128
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})  #: single, double precision, whole numbers
-_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 #: Beginnings of files that an operating system would run; TIFF's dual-use preamble stays allowed (PS3.10 section 7.1).
 EXECUTABLE_MAGIC: Final = (
@@ -149,9 +149,14 @@ def _read(data: bytes, start: int, syntax: str) -> tuple[Dataset, RejectInstance
             dataset[stop.found.tag] = stop.found._replace(value=content)
         cut = _is_cut_short(dataset, stop.position, len(data))
     except (EOFError, struct.error):
-        dataset, cut = stop.read_before_pixels(), True
+        dataset, cut = stop.read_before_failure(), True
+    except RecursionError:
+        dataset, cut = stop.read_before_failure(), False
+        problem = RejectInstance("undecodable", "the data set nests too many sequences")
+    if not dataset and problem is None:  # the parser gives up all it has read where the file ends inside fragments
+        dataset, cut = stop.read_before_failure(), True
     if not dataset:
-        raise RejectInstance("truncated", "the file holds no data set")
+        raise problem or RejectInstance("truncated", "the file holds no data set")
     if cut:
         problem = RejectInstance("truncated", "the data set ends inside an element")
     return dataset, problem
@@ -167,6 +172,7 @@ class _AtPixels:
         self._stream, self._start = io.BytesIO(data), start
         self._implicit, self._little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
         self._passed = False
+        self._begun = start  #: where the value of the element read last begins
         self.found: RawDataElement | None = None  #: native pixels, without their value
         self.pixels_at = range(0)
 
@@ -175,10 +181,12 @@ class _AtPixels:
         self._stream.seek(self._start)
         return read_dataset(self._stream, self._implicit, self._little, stop_when=self._stops)
 
-    def read_before_pixels(self) -> Dataset:
-        """The data set up to its pixels, of whatever kind."""
+    def read_before_failure(self) -> Dataset:
+        """The data set up to the element in which reading failed, so that the study it names is known."""
         self._stream.seek(self._start)
-        return read_dataset(self._stream, self._implicit, self._little, stop_when=lambda tag, *_: tag == _PIXEL_DATA)
+        return read_dataset(
+            self._stream, self._implicit, self._little, stop_when=lambda *_: self._stream.tell() >= self._begun
+        )
 
     @property
     def position(self) -> int:
@@ -187,10 +195,11 @@ class _AtPixels:
 
     def _stops(self, tag: int, vr: str | None, length: int) -> bool:
         """Asked by the parser with the stream at the beginning of the element's value."""
+        self._begun = self._stream.tell()
         if self._passed or tag not in _PIXELS:
             return self._passed
         self._passed = True
-        if not 0 < length < _UNDEFINED_LENGTH:
+        if not 0 < length < UNDEFINED_LENGTH:
             return False
         at = self._stream.tell()
         self.pixels_at = range(at, at + length)
@@ -204,7 +213,7 @@ def _is_cut_short(dataset: Dataset, position: int, size: int) -> bool:
     last = dataset.get_item(max(dataset.keys()))
     length, found = getattr(last, "length", None), getattr(last, "value", None)
     declares_more = (
-        isinstance(found, bytes | memoryview) and isinstance(length, int) and len(found) < length != _UNDEFINED_LENGTH
+        isinstance(found, bytes | memoryview) and isinstance(length, int) and len(found) < length != UNDEFINED_LENGTH
     )
     return declares_more or (position < size - 8 and _PIXELS.isdisjoint(dataset.keys()))
 

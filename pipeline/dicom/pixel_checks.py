@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import uid
 
 from pipeline.dicom.decoders import stored_values
-from pipeline.dicom.parsing import COMPRESSED, ParsedInstance
+from pipeline.dicom.parsing import COMPRESSED, UNDEFINED_LENGTH, ParsedInstance
 from pipeline.dicom.pixel_description import PixelDescription, describe_pixels
 from pipeline.errors import RejectInstance
 
@@ -26,6 +27,9 @@ def decode(instance: ParsedInstance, threads: int = 1) -> tuple[PixelDescription
     description = describe_pixels(instance.dataset)
     if instance.transfer_syntax_uid not in COMPRESSED:
         _check_native(instance, description)
+    if instance.transfer_syntax_uid == uid.JPEGBaseline8Bit and description.bits_allocated != 8:
+        # PS3.5 section 8.2.1; the decoder would read other codestreams too and stretch what it finds to 16 bits
+        raise RejectInstance("bad_pixel_description", "baseline JPEG has eight bits")
     try:
         values = stored_values(instance.dataset, instance.transfer_syntax_uid, description, threads)
     except MemoryError:
@@ -42,6 +46,8 @@ def _check_native(instance: ParsedInstance, description: PixelDescription) -> No
     found = element.value if element is not None else None
     if not isinstance(found, bytes | bytearray | memoryview):
         raise RejectInstance("bad_pixel_description", "the pixel data is not one run of bytes")
+    if getattr(element, "length", None) == UNDEFINED_LENGTH:  # their headers would be read as pixels
+        raise RejectInstance("bad_pixel_description", "uncompressed pixel data lies in fragments")
     check_length(len(found), description)
 
 

@@ -180,6 +180,5 @@ def _send_until_cut(proxy: FaultProxy) -> int:
             confirmed += send(association, small_slice(number)) == [0x0000]
         except (RuntimeError, AttributeError):
             break
-    if association.is_established:
-        association.release()
+    association.release() if association.is_established else association.abort()
     return confirmed
