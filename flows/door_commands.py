@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.bootstrap import open_house
+from flows.bootstrap import House, open_house
 from flows.console import say, show_facts, show_json, show_table
+from pipeline.errors import RetryLater
 from pipeline.settings import read_settings
 
 app = typer.Typer()
@@ -37,7 +38,8 @@ def receive(
 
 def _wait(seconds: float) -> None:
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
     until = time.monotonic() + seconds if seconds else None
     while not stopped.wait(0.5):
         if until is not None and time.monotonic() >= until:
@@ -54,13 +56,22 @@ def pull(
     with open_house(read_settings()) as house:
         from flows.pulling import pull_once
 
-        summary = pull_once(house, parked_too=parked_too)
         while every:
-            _show(summary, as_json=as_json)
+            _show(_tried(house), as_json=as_json)
             time.sleep(every)
-            summary = pull_once(house)
+        summary = pull_once(house, parked_too=parked_too)
     _show(summary, as_json=as_json)
     return 1 if summary["waiting"] or summary["parked"] else 0
+
+
+def _tried(house: House) -> dict[str, Any]:
+    """What one look did, or why it could do nothing this time."""
+    from flows.pulling import pull_once
+
+    try:
+        return pull_once(house)
+    except RetryLater as problem:
+        return {"problem": str(problem)}
 
 
 @app.command()

@@ -328,7 +328,7 @@ def _seal(
 
 
 def _counted(connection: Transaction, study_id: str, announced: Announcement) -> CountFinding:
-    held = pacs_rows.held_by_series(connection, study_id)
+    held = pacs_rows.received_by_series(connection, study_id)
     return judge_counts(announced, held, pacs_rows.own_series(connection, study_id))
 
 

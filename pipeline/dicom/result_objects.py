@@ -97,10 +97,12 @@ def software(algorithm: Algorithm) -> list[str]:
 def finish(dataset: Dataset, result: Result) -> None:
     """What makes an object of a result the same object whenever it is made again, and readable everywhere."""
     dataset.SpecificCharacterSet = LATIN
+    told = result.told_at.astimezone()  # dates without a zone are local, as those of the study beside them
     for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate", "DateOfSecondaryCapture"):
-        _stamp(dataset, keyword, f"{result.told_at:%Y%m%d}")
-        _stamp(dataset, keyword.replace("Date", "Time"), f"{result.told_at:%H%M%S.%f}")
-    dataset.TimezoneOffsetFromUTC = "+0000"
+        _stamp(dataset, keyword, f"{told:%Y%m%d}")
+        _stamp(dataset, keyword.replace("Date", "Time"), f"{told:%H%M%S.%f}")
+    if "TimezoneOffsetFromUTC" in dataset:
+        del dataset.TimezoneOffsetFromUTC
     dataset.InstanceCreatorUID = derived_uid("secondread")
     dataset.SoftwareVersions = software(result.algorithm)
     dataset.ManufacturerModelName = result.algorithm.protocol

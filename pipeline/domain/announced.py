@@ -43,22 +43,18 @@ class CountFinding:
 def judge_counts(announcement: Announcement, held: Mapping[str, int], ours: Sequence[str] = ()) -> CountFinding:
     """The announced image series against `held`, distinct instances by series; series in `ours` are our own results.
 
-    More than we hold contradicts; a count that is absent, or smaller than ours, or no image series at all proves nothing.
+    More than we hold contradicts. A count that is absent or smaller than ours, a series that the PACS does not know, or no
+    image series at all proves nothing.
     """
+    source = announcement.source
     images = [s for s in announcement.series if s.modality not in NOT_IMAGES and s.uid not in ours]
     lacking = sum(max(0, (s.instances or 0) - held.get(s.uid, 0)) for s in images)
     if lacking:
         what = "1 image" if lacking == 1 else f"{lacking} images"
-        return CountFinding(
-            completeness=Completeness.CONTRADICTED, detail=f"{announcement.source} holds {what} that did not come"
-        )
-    announced = {s.uid: s.instances for s in images}
-    agreed = bool(images) and all(announced.get(uid) == count for uid, count in held.items() if uid not in ours)
-    if agreed and None not in announced.values():
-        return CountFinding(
-            completeness=Completeness.PROVEN,
-            detail=f"{announcement.source} counts the same {sum(held.values())} instances in {len(images)} series",
-        )
-    return CountFinding(
-        completeness=Completeness.UNKNOWN, detail=f"{announcement.source} does not count the images that we hold"
-    )
+        return CountFinding(completeness=Completeness.CONTRADICTED, detail=f"{source} holds {what} that did not come")
+    unknown = set(held) - {s.uid for s in announcement.series} - set(ours)
+    if images and not unknown and all(s.instances == held.get(s.uid) for s in images):
+        counted = sum(held.get(s.uid, 0) for s in images)
+        detail = f"{source} counts the same {counted} instances in {len(images)} series"
+        return CountFinding(completeness=Completeness.PROVEN, detail=detail)
+    return CountFinding(completeness=Completeness.UNKNOWN, detail=f"{source} does not count the images that we hold")

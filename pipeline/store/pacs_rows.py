@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from pipeline.domain.announced import AnnouncedSeries, Announcement
 from pipeline.domain.study import Verdict
@@ -57,20 +57,11 @@ def patient_of(connection: Connection, study_id: str) -> tuple[str | None, str |
     return (None, None) if row is None else (row.patient_id, row.issuer_of_patient_id)
 
 
-def held_by_series(connection: Connection, study_id: str) -> dict[str, int]:
-    """Distinct images of the study by series, quarantined ones too: of those a gap is told apart."""
-    return _distinct_by_series(connection, study_id, instance.c.is_image)
-
-
 def received_by_series(connection: Connection, study_id: str) -> dict[str, int]:
-    """Distinct SOP instances of the study by series, whatever they are."""
-    return _distinct_by_series(connection, study_id)
-
-
-def _distinct_by_series(connection: Connection, study_id: str, *where: ColumnElement[bool]) -> dict[str, int]:
+    """Distinct SOP instances of the study by series, whatever their verdict: what the PACS counts too."""
     query = (
         select(instance.c.series_instance_uid, func.count(func.distinct(instance.c.sop_instance_uid)))
-        .where(instance.c.study_id == study_id, instance.c.verdict != Verdict.DUPLICATE, *where)
+        .where(instance.c.study_id == study_id, instance.c.verdict != Verdict.DUPLICATE)
         .where(instance.c.series_instance_uid.is_not(None))
         .group_by(instance.c.series_instance_uid)
     )
