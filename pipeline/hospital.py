@@ -8,13 +8,30 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import HaltPipeline
 
 AeTitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """An application entity title: 1 to 16 printable characters without backslash or outer spaces (PS3.5, VR AE)."""
 
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    """A path in the file is relative to the file."""
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / path.expanduser()
+
+
+NearPath = Annotated[Path, AfterValidator(_beside)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -26,9 +43,9 @@ class _Checked(BaseModel):
 class Tls(_Checked):
     """Files of DICOM TLS (PS3.15 B.9, BCP 195): both sides show a certificate of `authority`."""
 
-    certificate: Path
-    key: Path
-    authority: Path
+    certificate: NearPath
+    key: NearPath
+    authority: NearPath
 
 
 class Peer(_Checked):
@@ -82,8 +99,8 @@ class DicomWeb(_Checked):
     kind: Literal["web"]
     name: Name = "pacs"
     url: str
-    token_file: Path | None = None
-    authority: Path | None = None  #: a certificate authority of one's own
+    token_file: NearPath | None = None
+    authority: NearPath | None = None  #: a certificate authority of one's own
     seconds: Annotated[float, Field(gt=0)] = 30.0
 
     @field_validator("url")
@@ -125,9 +142,9 @@ class FhirDestination(_Checked):
     """A folder that FHIR bundles are written to, or a server they are put on: one of the two."""
 
     name: Name
-    folder: Path | None = None
+    folder: NearPath | None = None
     url: str | None = None
-    token_file: Path | None = None
+    token_file: NearPath | None = None
     seconds: Annotated[float, Field(gt=0)] = 30.0
 
     @model_validator(mode="after")
@@ -196,7 +213,7 @@ def load_hospital(path: Path) -> Hospital:
     """The hospital of that file, or one with nobody in it where there is no file. Raises HaltPipeline with the cure."""
     try:
         content = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}
-        return Hospital.model_validate(content or {})
+        return Hospital.model_validate(content or {}, context={"folder": path.parent})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
