@@ -40,11 +40,10 @@ def deliver_once(house: House, *, parked_too: bool = False) -> dict[str, Any]:
 
 def makers() -> dict[ResultForm, Any]:
     """How a result becomes the object of each form."""
-    from pipeline.fhir.bundle import bundle_bytes
-
     from pipeline.dicom.result_sending import as_bytes
     from pipeline.dicom.secondary_capture import secondary_capture
     from pipeline.dicom.structured_report import structured_report
+    from pipeline.fhir.bundle import bundle_bytes
 
     return {
         ResultForm.SR: lambda result: as_bytes(structured_report(result)),
