@@ -75,11 +75,8 @@ def page(result: Result) -> NDArray[np.uint8]:
 
 
 def _lines(result: Result) -> list[tuple[str, int, tuple[int, int, int]]]:
-    verified = result.read is not None
-    state = "VERIFIED by a clinician" if verified else "AI result, UNVERIFIED, not for primary diagnosis"
     return [
-        (ROUTE_WORDS[result.route], _HEADING, _WORDS),
-        (state, _TEXT, _QUIET if verified else _WARNING),
+        *_heading(result),
         (result.question, _TEXT, _QUIET),
         *(("- " + in_words(reason), _TEXT, _WORDS) for reason in result.reasons),
         *((text, _TEXT, _WORDS) for text in _spoken(result)),
@@ -88,20 +85,24 @@ def _lines(result: Result) -> list[tuple[str, int, tuple[int, int, int]]]:
     ]
 
 
+def _heading(result: Result) -> list[tuple[str, int, tuple[int, int, int]]]:
+    route = ROUTE_WORDS[result.route]
+    if result.read is None:
+        return [(route, _HEADING, _WORDS), ("AI result, UNVERIFIED, not for primary diagnosis", _TEXT, _WARNING)]
+    read = f"Read as {result.read.finding.replace('_', ' ')}, certainty {result.read.certainty} of 5"
+    return [(read, _HEADING, _WORDS), (f"VERIFIED by a clinician. Triage had said: {route}", _TEXT, _QUIET)]
+
+
 def _release(result: Result) -> str:
     found = result.algorithm.release_digest
     return "no release" if found is None else f"release {found[:16]}"
 
 
 def _spoken(result: Result) -> list[str]:
-    lines = []
-    if result.read is not None:
-        lines.append(f"Read as {result.read.finding.replace('_', ' ')}, certainty {result.read.certainty} of 5")
     if result.numbers is None:
-        return [*lines, _ABSENT[result.absent or Absent.NOT_PERFORMED]]
+        return [_ABSENT[result.absent or Absent.NOT_PERFORMED]]
     n = result.numbers
     return [
-        *lines,
         f"Probability of {result.finding.meaning.lower()}: {n.probability:.3f}",
         f"Predictive entropy {n.predictive_entropy:.3f} nat, of it knowledge that is lacking {n.mutual_information:.3f}",
         f"P-value of novelty {n.novelty_p:.3f}; {n.members} networks, {n.passes} passes each",

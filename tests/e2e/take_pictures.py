@@ -10,13 +10,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import uvicorn
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from flows.accounts import make_account
 from flows.bootstrap import House, open_house
 from flows.service_commands import room
+from pipeline.dicom.secondary_capture import page as result_page
+from pipeline.domain.result import Absent, Findings
 from pipeline.settings import Settings
+from tests.results import a_read_result, a_result
 
 QUIET = [
     "--disable-quic",
@@ -30,6 +35,7 @@ READER = "dr-okafor"
 
 def main(home: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    take_result_pages(folder)
     with open_house(Settings(home=home)) as house, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(room(house), log_level="error", ws="none", lifespan="off"))
@@ -42,6 +48,15 @@ def main(home: Path, folder: Path) -> None:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def take_result_pages(folder: Path) -> None:
+    """What a PACS shows of one case: while a clinician reads it blind, and afterwards."""
+    withheld = {"numbers": None, "absent": Absent.WITHHELD, "findings": Findings.WITHHELD, "asserted": False}
+    before = a_result(route="REVIEW", reasons=("UNCERTAIN",), **withheld)
+    after = a_read_result(route="REVIEW", reasons=("UNCERTAIN",))
+    both = Image.fromarray(np.hstack([result_page(before), result_page(after)]))
+    both.crop((0, 0, both.width, 560)).resize((both.width // 2, 280)).save(folder / "result_pages.png")
 
 
 def _walk(house: House, url: str, folder: Path) -> None:
