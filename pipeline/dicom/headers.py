@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from pipeline.dicom import attributes
 from pipeline.dicom.content_digest import content_digest
-from pipeline.dicom.parsing import ParsedInstance, is_executable, parse
+from pipeline.dicom.parsing import ParsedInstance, is_executable, parse, read_file_meta, read_head
 from pipeline.dicom.pixel_checks import check_pixels
 from pipeline.dicom.pixel_description import missing
 from pipeline.dicom.plane import first_plane
@@ -180,3 +180,19 @@ def _date(dataset: Dataset, keyword: str) -> date | None:
         return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
     except ValueError:
         return None
+
+
+def glance(head: bytes) -> InstanceHeader:
+    """What the first bytes of a file tell of an instance that could not be inspected, so that its study has a gap.
+
+    Raises RefusedInstance where they name no study.
+    """
+    try:
+        header = read_header(ParsedInstance(read_head(head), read_file_meta(head).transfer_syntax_uid, None))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  a library boundary
+        raise RefusedInstance("undecodable", f"the file's beginning cannot be read ({type(error).__name__})") from None
+    if not header.study_instance_uid:
+        raise RefusedInstance("undecodable", "the file's beginning names no study")
+    return header

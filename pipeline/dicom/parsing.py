@@ -140,6 +140,19 @@ def parse_head(head: bytes, size: int) -> ParsedInstance | None:
     return ParsedInstance(dataset, meta.transfer_syntax_uid, None, stop.pixels_at)
 
 
+def read_head(head: bytes) -> Dataset:
+    """As much of a data set as the first bytes of its file hold, before any pixels."""
+    meta = read_file_meta(head)
+    syntax, start = meta.transfer_syntax_uid, meta.ends_at
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        (head, _), start = inflate(head[start:], len(head)), 0
+    reader = _AtPixels(head, start, syntax)
+    try:
+        return reader.read()
+    except (EOFError, struct.error, RecursionError):
+        return reader.read_before_failure()
+
+
 def _read(data: bytes, start: int, syntax: str) -> tuple[Dataset, RejectInstance | None]:
     stop, problem = _AtPixels(data, start, syntax), None
     try:

@@ -29,6 +29,7 @@ from pipeline.errors import DeferCase, HaltPipeline, RejectInstance, RetryLater
 
 MAX_FILE_BYTES: Final = 768 * 2**20
 FILES_PER_TURN: Final = 32  #: a series has the wall clock of one call for every so many files begun
+GLANCE_SECONDS: Final = 2.0  #: for the beginning of a file that went beyond its limits
 WORN_SHARE: Final = 0.6  #: a child whose address space is fuller than this is replaced
 _PROFILE: Final = DeidentificationProfile()
 
@@ -71,11 +72,21 @@ class Sandbox:
             try:
                 reply = self._ask({"call": "inspect", "path": str(path.absolute())}, self._seconds)
             except TimeoutError:
-                raise RefusedInstance("resource_limit", "reading took longer than allowed") from None
+                raise self._beyond_limits(path, "reading took longer than allowed") from None
             except BrokenWireError:
-                raise RefusedInstance("resource_limit", "reading needed more memory or time than allowed") from None
+                raise self._beyond_limits(path, "reading needed more memory or time than allowed") from None
             self._replace_if_worn()
         return _header_or_refusal(reply)
+
+    def _beyond_limits(self, path: Path, detail: str) -> RefusedInstance:
+        """The refusal of a file that killed or outlasted the child, with its study where its beginning tells it."""
+        try:
+            header = _header_or_refusal(
+                self._ask_once({"call": "glance", "path": str(path.absolute())}, GLANCE_SECONDS)
+            )
+        except (BrokenWireError, TimeoutError, RejectInstance, RetryLater):
+            header = None
+        return RefusedInstance("resource_limit", detail, header=header, is_image=header is not None)
 
     def deidentify(
         self, path: Path, *, key: bytes, profile: DeidentificationProfile = _PROFILE

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dicom.deidentify import DeidentificationProfile, deidentified_instance
-from pipeline.dicom.headers import inspect_instance
+from pipeline.dicom.headers import glance, inspect_instance
 from pipeline.dicom.rejections import RefusedInstance
 from pipeline.dicom.sandbox_limits import address_space_used, leave_network, limit_resources, renew_processor_time
 from pipeline.dicom.sandbox_wire import MOST_KEPT, BrokenWireError, Message, receive, send
@@ -29,6 +29,8 @@ from pipeline.dicom.series_to_volume import read_series_in_process
 from pipeline.dicom.side_by_side import free_cores
 from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase, RejectInstance
+
+HEAD_BYTES = 1 << 18  #: that a glance at a file reads
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -76,6 +78,8 @@ def answer(request: Message, wire: socket.socket, room: Room) -> Message:
         match request["call"]:
             case "inspect":
                 return _inspect(request)
+            case "glance":
+                return _glance(request)
             case "deidentify":
                 return _deidentify(request, wire, room)
             case _:
@@ -106,6 +110,11 @@ def verdict(error: Exception) -> Message:
 
 def _inspect(request: Message) -> Message:
     return {"header": dataclasses.asdict(inspect_instance(Path(request["path"]).read_bytes()))}
+
+
+def _glance(request: Message) -> Message:
+    with Path(request["path"]).open("rb") as file:
+        return {"header": dataclasses.asdict(glance(file.read(HEAD_BYTES)))}
 
 
 def _deidentify(request: Message, wire: socket.socket, room: Room) -> Message:

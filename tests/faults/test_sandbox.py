@@ -19,7 +19,7 @@ from pipeline.dicom.sandbox_wire import BrokenWireError
 from pipeline.dicom.series_to_volume import read_series_in_process
 from pipeline.domain.case import Reason
 from pipeline.errors import DeferCase, HaltPipeline, RetryLater
-from tests.dicom_files import a_head, a_slice, to_bytes, write_series
+from tests.dicom_files import STUDY, a_head, a_slice, to_bytes, write_series
 
 HEAD = a_head(6)
 
@@ -155,7 +155,10 @@ def test_a_sound_image_too_large_for_the_child_is_a_resource_limit(tmp_path):
     pixels = np.arange(100_000_000, dtype=np.uint16).reshape(10000, 10000)
     large.write_bytes(to_bytes(a_slice(pixels)))
     with Sandbox(memory_mb=256) as sandbox:
-        assert refusal_of(sandbox, large).reason == "resource_limit"
+        refusal = refusal_of(sandbox, large)
+        assert refusal.reason == "resource_limit"
+        assert refusal.header.study_instance_uid == STUDY, "its study has a gap"
+        assert refusal.is_image
         with pytest.raises(DeferCase):
             sandbox.read_series([large], [hashlib.sha256(large.read_bytes()).hexdigest()])
 
