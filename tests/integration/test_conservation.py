@@ -71,6 +71,11 @@ def test_the_status_is_what_the_house_promises(decided: Database) -> None:
         "studies": {"open": 1, "sealed": 2, "unrouted": 0},
         "cases": {"PRIORITY": 0, "ROUTINE": 1, "REVIEW": 1, "OUT_OF_SCOPE": 0},
         "worklist": {"open": 1, "missing": 0},
+        "door": {
+            "deliveries": {"waiting": 0, "proven": 0, "parked": 0, "overtaken": 0},
+            "pulls": {"wanted": 0, "fetched": 0, "parked": 0},
+            "reconciled": None,
+        },
         "oldest_wait_s": 60.0,
         "safe_state": False,
         "release": {},
