@@ -46,8 +46,8 @@ def makers() -> dict[ResultForm, Any]:
     from pipeline.fhir.bundle import bundle_bytes
 
     return {
-        ResultForm.SR: lambda result: as_bytes(structured_report(result)),
-        ResultForm.SC: lambda result: as_bytes(secondary_capture(result)),
+        ResultForm.SR: lambda result: as_bytes(structured_report, result),
+        ResultForm.SC: lambda result: as_bytes(secondary_capture, result),
         ResultForm.FHIR: bundle_bytes,
     }
 

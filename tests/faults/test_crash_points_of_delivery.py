@@ -60,7 +60,7 @@ def send_all(site: Site, minutes: int) -> None:
     pacs: Any = FolderPacs(site.folder / "pacs")
     post = Post(
         destinations=[Destination(name="pacs", forms=("sr",), send=lambda _form, content: send_to_pacs(pacs, content))],
-        makers={ResultForm.SR: lambda result: as_bytes(structured_report(result))},
+        makers={ResultForm.SR: lambda result: as_bytes(structured_report, result)},
         version="0.1.0",
         withhold=True,
     )
