@@ -55,7 +55,8 @@ def plan(connection: Connection, destinations: Mapping[str, Sequence[str]], now:
     `destinations` are forms by name. The object's UIDs are fixed here, before anything is sent, so that our own results
     are known when they come back.
     """
-    rows = connection.execute(select(outbox).where(outbox.c.delivered_at.is_(None)).order_by(outbox.c.created_at)).all()
+    untold = select(outbox).where(outbox.c.delivered_at.is_(None)).order_by(outbox.c.created_at, outbox.c.id)
+    rows = connection.execute(untold.with_for_update()).all()  # another planner waits, and then finds these planned
     known = set(
         connection.execute(
             select(delivery.c.outbox_id, delivery.c.destination, delivery.c.form)
