@@ -239,6 +239,7 @@ def test_an_audited_case_looks_like_every_deferred_one_until_it_is_read(post: Co
 
 
 def _without_names(report: Dataset) -> str:
+    del report.file_meta  # its length depends on that of a UID
     return re.sub(r"2\.25\.\d+|\b1\.[12]\.9(\.\d+)?\b|\b1\.[12]\b|[0-9a-f]{32}", "X", str(report))
 
 
