@@ -46,7 +46,7 @@ def pull_once(house: House, *, parked_too: bool = False) -> dict[str, Any]:
     from pipeline.store import pull_rows
 
     source = source_of(house, archive_of(house))
-    now = datetime.now(UTC)
+    now = _now()
     if parked_too:
         with house.database.transaction() as connection:
             pull_rows.want_parked_again(connection, now)
@@ -59,11 +59,11 @@ def pull_once(house: House, *, parked_too: bool = False) -> dict[str, Any]:
             content,
             source=f"pull:{source.name}",
             pseudonym_key=house.keys.pseudonym,
-            now=datetime.now(UTC),
+            now=_now(),
         )
 
     listed, wanted = look(house.database, source, now=now)
-    done = fetch_due(house.database, source, take, now=now, random=Random())  # noqa: S311 - jitter, not a secret
+    done = fetch_due(house.database, source, take, now=_now, random=Random())  # noqa: S311 - jitter, not a secret
     with house.database.read() as connection:
         return {"listed": listed, "wanted": wanted, **done, "waiting": pull_rows.counts(connection)["wanted"]}
 
@@ -76,3 +76,7 @@ def ask_before_sealing(house: House, *, quiet_since: datetime | None, now: datet
     from pipeline.fetching import ask_counts
 
     ask_counts(house.database, archive.node.name, pacs_of(house, archive), quiet_since=quiet_since, now=now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -14,7 +14,7 @@ from random import Random
 
 from pipeline.domain.result import Result, ResultForm
 from pipeline.domain.retrying import is_over, next_attempt
-from pipeline.errors import DeferCase, RetryLater
+from pipeline.errors import SecondreadError
 from pipeline.store import audit_rows, outbox_rows, result_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
@@ -70,8 +70,8 @@ def deliver(
         planned = outbox_rows.plan(connection, forms, now())
         overtaken = outbox_rows.overtake(connection)
     done: list[str] = []
-    while due := _claim(database, now()):
-        done += [_deliver(database, blobs, post, one, now, random) for one in due]
+    while (due := _claim(database, now())) is not None:
+        done.append(_deliver(database, blobs, post, due, now, random))
     with database.transaction() as connection:
         outbox_rows.close_told(connection, now())
     return Delivered(
@@ -83,9 +83,10 @@ def deliver(
     )
 
 
-def _claim(database: Database, now: datetime) -> list[DueDelivery]:
+def _claim(database: Database, now: datetime) -> DueDelivery | None:
+    """One delivery at a time: a lease covers one sending, and not those that wait behind it."""
     with database.transaction() as connection:
-        return outbox_rows.claim_due(connection, now=now, lease=LEASE)
+        return next(iter(outbox_rows.claim_due(connection, now=now, lease=LEASE, limit=1)), None)
 
 
 def _deliver(  # noqa: PLR0917 - what it works with, what it works on
@@ -101,13 +102,12 @@ def _deliver(  # noqa: PLR0917 - what it works with, what it works on
         return _put_off(database, due, "this destination is no longer in hospital.yaml", now(), random)
     try:
         proof = send(due.form, _object(database, blobs, post, due))
-    except (RetryLater, DeferCase, ValueError) as problem:
+    except (SecondreadError, ValueError) as problem:
         return _put_off(database, due, str(problem), now(), random)
     except Exception as error:  # noqa: BLE001 - whatever a library raises, the result stays in the outbox
         return _put_off(database, due, f"sending failed ({type(error).__name__})", now(), random)
     with database.transaction() as connection:
-        outbox_rows.prove(connection, due, proof, now())
-    return "proven"
+        return "proven" if outbox_rows.prove(connection, due, proof, now()) else "passed on"
 
 
 def _object(database: Database, blobs: BlobStore, post: Post, due: DueDelivery) -> bytes:

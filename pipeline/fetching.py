@@ -6,7 +6,8 @@ instance count with the ledger, and a study is fetched only when the ledger hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -19,7 +20,10 @@ from pipeline.store import audit_rows, pacs_rows, pull_rows, study_rows
 from pipeline.store.database import Database, Transaction
 from pipeline.store.pull_rows import WantedStudy
 
+LOGGER = logging.getLogger(__name__)
 ACTOR = "pull"
+LEASE = timedelta(minutes=30)
+"""How long a run holds a study that it fetches; a slower one may be fetched twice, and duplicates cost nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,64 +90,82 @@ def lacking(connection: Transaction, study_uid: str, expected: Mapping[str, int]
     return sum(max(0, count - held.get(series, 0)) for series, count in expected.items() if series not in ours)
 
 
-def fetch_due(database: Database, source: Source, take: Take, *, now: datetime, random: Random) -> dict[str, int]:
-    """Fetch every wanted study that is due; counts of fetched, put_off and parked. Raises RetryLater for the database."""
-    with database.read() as connection:
-        due = pull_rows.due(connection, source.name, now=now)
-    done = [_fetch(database, source, study, take, now=now, random=random) for study in due]
+def fetch_due(
+    database: Database, source: Source, take: Take, *, now: Callable[[], datetime], random: Random
+) -> dict[str, int]:
+    """Fetch every wanted study that is due; counts of fetched, put_off and parked. Raises RetryLater for the database.
+
+    Each is claimed by itself, so that runs that overlap share the work and ask the PACS for nothing twice.
+    """
+    done: list[str] = []
+    while (study := _claim(database, source, now())) is not None:
+        done.append(_fetch(database, source, study, take, now=now, random=random))
     return {state: done.count(state) for state in ("fetched", "put_off", "parked")}
 
 
-def _fetch(database: Database, source: Source, study: WantedStudy, take: Take, *, now: datetime, random: Random) -> str:
+def _claim(database: Database, source: Source, now: datetime) -> WantedStudy | None:
+    with database.transaction() as connection:
+        return pull_rows.claim_next(connection, source.name, now=now, lease=LEASE)
+
+
+def _fetch(
+    database: Database, source: Source, study: WantedStudy, take: Take, *, now: Callable[[], datetime], random: Random
+) -> str:
     problem = ""
     try:
         source.pacs.fetch(study.study_instance_uid, take)
     except RetryLater as error:
         problem = str(error)
+    moment = now()
     with database.transaction() as connection:
         missing = lacking(connection, study.study_instance_uid, study.expected)
         if not missing:
-            pull_rows.fetched(connection, study.id, now)
+            pull_rows.fetched(connection, study.id, moment)
             return "fetched"
-        over = is_over(study.wanted_at, now)
-        again = None if over else next_attempt(study.attempts, now, random)
+        over = is_over(study.wanted_at, moment)
+        again = None if over else next_attempt(study.attempts, moment, random)
         pull_rows.failed(connection, study.id, problem or f"{missing} instances did not come", again_at=again)
         if over:
             what = {"pull": study.id, "source": source.name, "missing": missing}
-            audit_rows.append(connection, at=now, actor=ACTOR, event="pull_parked", payload=what)
+            audit_rows.append(connection, at=moment, actor=ACTOR, event="pull_parked", payload=what)
     return "parked" if over else "put_off"
 
 
 def ask_counts(database: Database, source: str, pacs: Pacs, *, quiet_since: datetime | None, now: datetime) -> int:
     """Ask the PACS what it holds of the studies that are about to be sealed; returns how many it answered for.
 
-    Stops asking at the first question that it does not answer: then headers and quiet time are the evidence.
+    Stops asking at the first question that it does not answer, or not sensibly: then headers and quiet time are the
+    evidence, because no trouble with a PACS may keep studies from being sealed. Raises RetryLater for the database.
     """
     with database.read() as connection:
         ripe = study_rows.open_studies(connection, quiet_since=quiet_since)
     answered = 0
     for study_id in ripe:
+        with database.read() as connection:
+            study_uid, patient = pacs_rows.uid_of(connection, study_id), pacs_rows.patient_of(connection, study_id)
         try:
-            answered += _ask(database, source, pacs, study_id, now)
-        except RetryLater:
+            said = _announced(source, pacs, study_uid, patient)
+        except Exception as error:  # noqa: BLE001 - whatever the PACS or a library does, the study is sealed
+            LOGGER.warning("the PACS was not heard before sealing", extra={"error": type(error).__name__})
             break
+        if said is None:
+            continue
+        with database.transaction() as connection:
+            pacs_rows.note_answer(connection, study_id, said, now)
+        answered += 1
     return answered
 
 
-def _ask(database: Database, source: str, pacs: Pacs, study_id: str, now: datetime) -> bool:
-    with database.read() as connection:
-        study_uid, patient = pacs_rows.uid_of(connection, study_id), pacs_rows.patient_of(connection, study_id)
+def _announced(source: str, pacs: Pacs, study_uid: str, patient: tuple[str | None, str | None]) -> Announcement | None:
+    """What the PACS says of a study whose images name that patient (PatientID, issuer); None where it has none."""
     study = pacs.study(study_uid)
     if study is None:
-        return False
+        return None
     series = tuple(
         AnnouncedSeries(uid=found.uid, modality=found.modality, instances=found.instances)
         for found in pacs.series(study_uid)
     )
-    said = Announcement(source=source, series=series, other_patient=_is_other_patient(study, *patient))
-    with database.transaction() as connection:
-        pacs_rows.note_answer(connection, study_id, said, now)
-    return True
+    return Announcement(source=source, series=series, other_patient=_is_other_patient(study, *patient))
 
 
 def _is_other_patient(study: PacsStudy, patient_id: str | None, issuer: str | None) -> bool:

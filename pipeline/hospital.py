@@ -51,7 +51,7 @@ class Tls(_Checked):
 class Peer(_Checked):
     """An application entity that may send to us or ask us, and the addresses or networks it comes from.
 
-    `port` is where it listens: storage commitment is answered there.
+    `port` is where it listens: storage commitment is answered there, at the first address, which is one host's then.
     """
 
     ae_title: AeTitle
@@ -64,6 +64,12 @@ class Peer(_Checked):
         for address in found:
             ip_network(address, strict=False)
         return found
+
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> Peer:
+        if self.port is not None and "/" in self.addresses[0]:
+            raise ValueError("a peer with a port has one host's address first, no network")
+        return self
 
 
 class Reception(_Checked):

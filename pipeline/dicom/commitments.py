@@ -57,7 +57,12 @@ def send_answer(
     entity = application_entity(own_title, seconds=seconds)
     role = build_role(StorageCommitmentPushModel, scp_role=True)
     contexts = [build_context(StorageCommitmentPushModel)]
-    association = entity.associate(*address, contexts=contexts, ae_title=request.peer, ext_neg=[role])
+    try:
+        association = entity.associate(*address, contexts=contexts, ae_title=request.peer, ext_neg=[role])
+    except OSError as error:
+        raise RetryLater(
+            f"the peer that asked for storage commitment cannot be reached ({type(error).__name__})"
+        ) from None
     if not association.is_established:
         raise RetryLater("the peer that asked for storage commitment does not take the answer's association")
     try:

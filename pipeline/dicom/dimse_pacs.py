@@ -155,11 +155,7 @@ class DimsePacs:
 
     @contextmanager
     def _associated(self, contexts: Sequence[PresentationContext], **options: Any) -> Iterator[Association]:
-        node = self._node
-        entity = application_entity(self._own_title, seconds=node.seconds)
-        if node.tls is not None:
-            options["tls_args"] = (client_tls(node.tls), node.host)
-        association = entity.associate(node.host, node.port, contexts=list(contexts), ae_title=node.ae_title, **options)
+        node, association = self._node, self._associate(contexts, options)
         if not association.is_established:
             why = "rejected ours" if association.is_rejected else "cannot be reached"
             raise RetryLater(
@@ -171,6 +167,19 @@ class DimsePacs:
             raise RetryLater(f"the association with {node.name} ended early ({type(error).__name__})") from error
         finally:
             association.release() if association.is_established else association.abort()
+
+    def _associate(self, contexts: Sequence[PresentationContext], options: dict[str, Any]) -> Association:
+        node = self._node
+        entity = application_entity(self._own_title, seconds=node.seconds)
+        try:
+            if node.tls is not None:
+                options["tls_args"] = (client_tls(node.tls), node.host)
+            return entity.associate(node.host, node.port, contexts=list(contexts), ae_title=node.ae_title, **options)
+        except OSError as error:  # a name that is not resolved, a certificate that is not there
+            raise RetryLater(
+                f"the PACS {node.name} ({node.ae_title}) cannot be reached ({type(error).__name__}); check its host name "
+                "and the files under tls"
+            ) from None
 
 
 def _taking(take: Take) -> Any:

@@ -110,7 +110,7 @@ def overtake(connection: Connection) -> int:
     return connection.execute(given_up).rowcount
 
 
-def claim_due(connection: Connection, *, now: datetime, lease: timedelta, limit: int = 20) -> list[DueDelivery]:
+def claim_due(connection: Connection, *, now: datetime, lease: timedelta, limit: int) -> list[DueDelivery]:
     """Hold deliveries that are due, oldest result first, none before an earlier one about its study is settled."""
     query = (
         _deliveries()

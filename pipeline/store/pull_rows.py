@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -63,20 +63,25 @@ def want(connection: Connection, source: str, study_uid: str, expected: Mapping[
     return True
 
 
-def due(connection: Connection, source: str, *, now: datetime, limit: int = 1000) -> list[WantedStudy]:
-    """Studies whose next attempt is due, longest wanted first."""
+def claim_next(connection: Connection, source: str, *, now: datetime, lease: timedelta) -> WantedStudy | None:
+    """The study whose attempt is due and that is wanted longest, None where there is none.
+
+    Until the lease ends no other run sees it; what a killed run had claimed is due again then.
+    """
     query = select(pull).where(pull.c.source == source, pull.c.state == PullState.WANTED, pull.c.not_before <= now)
-    return [
-        WantedStudy(
-            id=row.id,
-            source=row.source,
-            study_instance_uid=row.study_instance_uid,
-            expected=row.expected,
-            attempts=row.attempts,
-            wanted_at=row.wanted_at,
-        )
-        for row in connection.execute(query.order_by(pull.c.wanted_at, pull.c.id).limit(limit))
-    ]
+    first = query.order_by(pull.c.wanted_at, pull.c.id).limit(1).with_for_update(skip_locked=True)
+    row = connection.execute(first).one_or_none()
+    if row is None:
+        return None
+    connection.execute(update(pull).where(pull.c.id == row.id).values(not_before=now + lease))
+    return WantedStudy(
+        id=row.id,
+        source=row.source,
+        study_instance_uid=row.study_instance_uid,
+        expected=row.expected,
+        attempts=row.attempts,
+        wanted_at=row.wanted_at,
+    )
 
 
 def fetched(connection: Connection, pull_id: str, now: datetime) -> None:

@@ -245,8 +245,8 @@ def test_a_sender_whose_lease_has_passed_to_another_writes_nothing(decided: Path
     database = open_database(site.url)
     with database.transaction() as connection:
         outbox_rows.plan(connection, {"pacs": ("sr",)}, NOON)
-        (stale, _) = outbox_rows.claim_due(connection, now=NOON, lease=MINUTE)
-        (fresh, _) = outbox_rows.claim_due(connection, now=NOON + 2 * MINUTE, lease=MINUTE)
+        (stale, _) = outbox_rows.claim_due(connection, now=NOON, lease=MINUTE, limit=2)
+        (fresh, _) = outbox_rows.claim_due(connection, now=NOON + 2 * MINUTE, lease=MINUTE, limit=2)
         assert stale.id == fresh.id
         outbox_rows.note_object(connection, fresh.outbox_id, fresh.form, "d" * 64)
         assert not outbox_rows.prove(connection, stale, {"status": "0000", "read_back": ""}, NOON)

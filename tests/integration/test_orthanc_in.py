@@ -19,6 +19,7 @@ from pipeline.dicom.attributes import is_uid
 from pipeline.dicom.pacs import PacsSeries, PacsStudy
 from pipeline.domain.announced import NOT_IMAGES
 from pipeline.errors import RetryLater
+from pipeline.fetching import ask_counts
 from pipeline.intake import seal_quiet_studies
 from pipeline.store import conservation, pull_rows
 from pipeline.store.door_tables import pull, pull_cursor
@@ -217,6 +218,43 @@ def test_a_pacs_that_does_not_answer_leaves_the_headers_as_evidence(tmp_path: Pa
         assert seal(house)["kind"] == "gap_check"
 
 
+@pytest.mark.parametrize("node", [{"host": "no-such-host.invalid"}, {"host": "127.0.0.1", "tls": "absent"}])
+def test_a_pacs_that_cannot_even_be_called_keeps_no_study_from_being_sealed(
+    node: dict[str, Any], tmp_path: Path
+) -> None:
+    if "tls" in node:
+        node = node | {"tls": dict.fromkeys(("certificate", "key", "authority"), "absent.pem")}
+    called = {"kind": "dimse", "ae_title": "ORTHANC", "port": 1, **node}
+    with door_house(tmp_path, hospital={"archive": {"node": called, "retrieve": "get"}}) as house:
+        for number in range(1, 17):
+            take_in_bytes(house, tmp_path, small_slice(number))
+        assert seal(house)["kind"] == "gap_check"
+        with pytest.raises(RetryLater, match="host name"):
+            pull_once(house)
+
+
+def test_a_pacs_that_talks_nonsense_keeps_no_study_from_being_sealed(tmp_path: Path) -> None:
+    class Nonsense:
+        def study(self, _: str) -> None:
+            raise KeyError("something in a library")
+
+    with door_house(tmp_path) as house:
+        take_in_bytes(house, tmp_path, small_slice(1))
+        pacs: Any = Nonsense()
+        assert ask_counts(house.database, "pacs", pacs, quiet_since=None, now=datetime.now(UTC)) == 0
+        assert seal(house)["completeness"] != "CONTRADICTED"
+
+
+def test_runs_that_overlap_share_the_studies_and_a_dead_one_gives_its_study_back(tmp_path: Path) -> None:
+    start, lease = datetime(2026, 3, 1, tzinfo=UTC), timedelta(minutes=30)
+    with door_house(tmp_path) as house, house.database.transaction() as connection:
+        for uid in ("1.2.3", "1.2.4"):
+            pull_rows.want(connection, "pacs", uid, {f"{uid}.1": 5}, start)
+        claimed = [pull_rows.claim_next(connection, "pacs", now=start, lease=lease) for _ in range(3)]
+        assert {one and one.study_instance_uid for one in claimed} == {"1.2.3", "1.2.4", None}
+        assert pull_rows.claim_next(connection, "pacs", now=start + lease, lease=lease) is not None
+
+
 def test_a_study_that_does_not_come_is_tried_for_three_days_and_then_parked(tmp_path: Path) -> None:
     from pipeline.fetching import Source, fetch_due
 
@@ -231,7 +269,7 @@ def test_a_study_that_does_not_come_is_tried_for_three_days_and_then_parked(tmp_
             pull_rows.want(connection, "pacs", "1.2.3", {"1.2.3.4": 5}, start)
         moment, attempts = start, 0
         while rows(house, pull)[0].state == "WANTED":
-            fetch_due(house.database, source, lambda _: None, now=moment, random=Random(attempts))
+            fetch_due(house.database, source, lambda _: None, now=lambda at=moment: at, random=Random(attempts))
             attempts, moment = attempts + 1, max(moment, rows(house, pull)[0].not_before)
             assert attempts < 1000
         (row,) = rows(house, pull)

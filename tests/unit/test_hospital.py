@@ -31,6 +31,10 @@ def test_without_a_file_nobody_may_send_and_nothing_is_asked_or_sent(tmp_path: P
         ({"reception": {"peers": [{"ae_title": "A", "addresses": []}]}}, "reception.peers.0.addresses"),
         ({"reception": {"peers": [{"ae_title": "A", "addresses": ["10.0.0.999"]}]}}, "reception.peers.0.addresses"),
         ({"reception": {"peers": [{"ae_title": "A" * 17, "addresses": ["::1"]}]}}, "reception.peers.0.ae_title"),
+        (
+            {"reception": {"peers": [{"ae_title": "A", "addresses": ["10.0.0.0/24"], "port": 104}]}},
+            "one host's address first",
+        ),
         ({"reception": {"ae_title": " A"}}, "reception.ae_title"),
         ({"reception": {"unknown": 1}}, "reception.unknown"),
         ({"archive": {"node": NODE, "retrieve": "wado"}}, "retrieve is wado"),
