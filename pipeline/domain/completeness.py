@@ -63,14 +63,21 @@ def seal_evidence(
 
 
 def _weighed(found: Finding, counted: CountFinding | None) -> Finding:
-    """What images show and what the PACS counts: either can contradict, and a count that is met needs no numbering."""
+    """What images show and what the PACS counts; either can contradict.
+
+    A count that is met proves a study of which the images show nothing. It does not outweigh numbering or positions that
+    look wrong: the PACS may lack what we lack.
+    """
     if counted is None or counted.completeness is Completeness.UNKNOWN:
         return found
-    if Completeness.CONTRADICTED not in (found.completeness, counted.completeness):
-        return Finding(Completeness.PROVEN, "expected_count", counted.detail)
     if counted.completeness is Completeness.CONTRADICTED:
         return Finding(Completeness.CONTRADICTED, "expected_count", counted.detail)
+    if found.completeness is Completeness.PROVEN or (found.completeness, found.kind) == _NOTHING_SHOWN:
+        return Finding(Completeness.PROVEN, "expected_count", counted.detail)
     return found
+
+
+_NOTHING_SHOWN = (Completeness.UNKNOWN, "quiet_time")
 
 
 def judge_completeness(headers: Sequence[InstanceHeader], unreadable: int) -> Finding:
@@ -83,7 +90,7 @@ def judge_completeness(headers: Sequence[InstanceHeader], unreadable: int) -> Fi
     if not series:
         return Finding(Completeness.UNKNOWN, "quiet_time", "there are no images")
     findings = [_judge_series(members) for members in series.values()]
-    worst = min(findings, key=lambda finding: _ORDER.index(finding.completeness))
+    worst = min(findings, key=lambda finding: (_ORDER.index(finding.completeness), finding.kind == "quiet_time"))
     if worst.completeness is Completeness.PROVEN:
         return _proof(findings)
     return worst

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from pipeline.domain.announced import AnnouncedSeries, Announcement
 from pipeline.domain.study import Verdict
 from pipeline.errors import RetryLater
 from pipeline.intake import Receipt, accept_file, accept_folder, seal_quiet_studies
-from pipeline.store import conservation, instance_rows, worklist_rows
+from pipeline.store import conservation, instance_rows, pacs_rows, worklist_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.tables import case, identity, instance, study, study_revision, worklist_item
@@ -319,3 +320,28 @@ def test_a_superseded_case_leaves_the_worklist(take, database: Database) -> None
     take(slice_bytes(number=2))
     seal_all(database, PROTOCOL)
     assert [row.state for row in rows(database, worklist_item)] == ["CANCELED"]
+
+
+def counted(database: Database, instances: int, at: Any) -> None:
+    """The PACS says at that moment how many instances study 1.1 has."""
+    with database.transaction() as connection:
+        (found,) = connection.execute(sa.select(study.c.id)).scalars()
+        series = AnnouncedSeries(uid="1.1.9", modality="MR", instances=instances)
+        pacs_rows.note_answer(connection, found, Announcement(source="pacs", series=(series,)), at)
+
+
+def test_an_answer_of_the_pacs_proves_nothing_about_what_came_after_it(take, database: Database) -> None:
+    for number in (1, 2, 3):
+        take(slice_bytes(number=number, instance_number=None))
+    counted(database, 4, NOON + MINUTE)
+    take(slice_bytes(number=4, instance_number=None), now=NOON + 2 * MINUTE)
+    seal_all(database, PROTOCOL)
+    assert newest_evidence(database)["completeness"] == "UNKNOWN", "there may be more by now"
+
+
+def test_an_answer_given_after_the_last_image_proves_the_study(take, database: Database) -> None:
+    for number in (1, 2, 3, 4):
+        take(slice_bytes(number=number, instance_number=None))
+    counted(database, 4, NOON + MINUTE)
+    seal_all(database, PROTOCOL)
+    assert newest_evidence(database)["completeness"] == "PROVEN"

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.domain.announced import CountFinding
 from pipeline.domain.case import Reason
 from pipeline.domain.completeness import judge_completeness, seal_evidence
 from pipeline.domain.study import Completeness, InstanceHeader
@@ -116,3 +117,46 @@ def test_odd_positions_do_not_break_the_judgement() -> None:
     assert verdict([header(number=n, image_orientation=(1.0, 0.0)) for n in (1, 2, 3)])[0] is PROVEN
     nowhere = [header(number=n, image_position=(0.0, 0.0, float("nan"))) for n in (1, 2, 3)]
     assert verdict(nowhere)[0] is not CONTRADICTED
+
+
+def said(completeness: Completeness) -> CountFinding:
+    return CountFinding(completeness=completeness, detail="what the PACS counts")
+
+
+def weighed(headers: list[InstanceHeader], counted: Completeness, unreadable: int = 0) -> tuple[Completeness, str]:
+    found = seal_evidence(headers, quarantined=unreadable, unreadable=unreadable, counted=said(counted))
+    return found.completeness, found.kind
+
+
+def test_a_count_that_is_met_proves_a_study_whose_images_show_nothing() -> None:
+    assert verdict(series(1, 2, instance_number=None))[0] is UNKNOWN
+    assert weighed(series(1, 2, instance_number=None), PROVEN) == (PROVEN, "expected_count")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 4, 5), (1, 3)])
+def test_a_count_that_is_met_mends_no_gap(numbers: tuple[int, ...]) -> None:
+    assert weighed(series(*numbers), PROVEN) == (CONTRADICTED, "gap_check")
+
+
+def test_a_count_that_is_met_mends_no_unreadable_image() -> None:
+    assert weighed(series(1, 2, 3), PROVEN, unreadable=1) == (CONTRADICTED, "gap_check")
+
+
+def test_a_count_that_is_met_does_not_outweigh_numbers_that_begin_late() -> None:
+    assert weighed(series(2, 3, 4), PROVEN)[0] is UNKNOWN, "the PACS may lack the first slice too"
+
+
+def test_more_at_the_pacs_contradicts_images_that_look_whole() -> None:
+    assert weighed(series(1, 2, 3), CONTRADICTED) == (CONTRADICTED, "expected_count")
+
+
+def test_a_count_that_says_nothing_changes_nothing() -> None:
+    assert weighed(series(1, 2, 3), UNKNOWN) == (PROVEN, "gap_check")
+    assert weighed(series(2, 3, 4), UNKNOWN)[0] is UNKNOWN
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_silent_series_does_not_hide_a_suspicious_one_from_the_count(turned: bool) -> None:
+    silent = series(1, 2, instance_number=None, series_instance_uid="1.1.1")
+    late = series(2, 3, 4, series_instance_uid="1.1.2")
+    assert weighed(late + silent if turned else silent + late, PROVEN)[0] is UNKNOWN
