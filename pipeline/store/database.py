@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pipeline.errors import HaltPipeline, RetryLater
 from pipeline.store.refusals import ConstraintRefused, DatabaseFailed, is_missing_table, is_passing, what_failed
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest migration; a database with another one is refused."""
 
 MIGRATIONS = str(Path(__file__).with_name("migrations"))

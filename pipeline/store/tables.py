@@ -39,6 +39,7 @@ study = Table(
     CheckConstraint("state IN ('OPEN', 'SEALED')", name="state"),
     CheckConstraint("revision >= 0", name="revision"),
     Index(None, "state", "last_seen_at"),
+    Index(None, "patient_pseudonym"),
 )
 
 identity = Table(
@@ -55,6 +56,7 @@ identity = Table(
     Column("referring_physician_name", Text),
     Column("study_date", String(16)),
     Column("study_time", String(32)),
+    Index(None, "accession_number"),
 )
 
 instance = Table(
@@ -205,8 +207,17 @@ worklist_item = Table(
     Column("claimed_by", ForeignKey("account.id")),
     Column("lease_until", UtcTime),
     Column("fence", Integer, nullable=False, default=0),
+    Column("round", Integer, nullable=False, server_default="1"),  # 1 first read, 2 second, 3 adjudication
+    Column("paused_until", UtcTime),  # put aside by a reader; never beyond `due_at`, so that nothing waits too long
+    Column("pause_reason", String(64)),
+    Column("offered_to", String(36)),  # account: handed over, until `offered_until` for this colleague alone
+    Column("offered_until", UtcTime),
+    Column("escalated_at", UtcTime),  # when its overdue wait was made known
+    Column("ended_at", UtcTime),  # completed or canceled
     CheckConstraint("state IN ('SCHEDULED', 'IN_PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("state <> 'IN_PROGRESS' OR (claimed_by IS NOT NULL AND lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint("round BETWEEN 1 AND 3", name="round"),
+    CheckConstraint("paused_until IS NULL OR pause_reason IS NOT NULL", name="pause_has_reason"),
     Index(
         "uq_worklist_item_open",
         "case_id",
@@ -241,9 +252,14 @@ read = Table(
     Column("committed_at", UtcTime, nullable=False),
     Column("revealed_at", UtcTime),
     Column("agreement", String(16)),  # after the reveal: agree, disagree, amend
+    Column("amended_to", String(64)),  # what the reader would read now; the finding stays as it was
+    Column("round", Integer, nullable=False, server_default="1"),  # of its worklist item
+    Column("answers", Json),  # what the read form of the protocol asked beside the finding, with the form's digest
     UniqueConstraint("item_id"),
     CheckConstraint("certainty BETWEEN 1 AND 5", name="certainty"),
     CheckConstraint("revealed_at IS NULL OR revealed_at >= committed_at", name="commit_before_reveal"),
+    Index("uq_read_case_reader", "case_id", "reader_id", unique=True),  # nobody supplies two reads of one case
+    Index(None, "reader_id", "committed_at"),
 )
 
 account = Table(
@@ -258,6 +274,10 @@ account = Table(
     Column("locked_until", UtcTime),
     Column("disabled", Boolean, nullable=False, default=False),
     Column("created_at", UtcTime, nullable=False),
+    Column("totp_secret", String(255)),  # sealed with the house's key; NULL: no second factor
+    Column("totp_step", Integer),  # newest time step that was used, so that no code works twice
+    Column("oidc_subject", String(64)),  # SHA-256 of issuer and subject of the site's provider
+    Index("uq_account_oidc_subject", "oidc_subject", unique=True),
 )
 
 session = Table(
@@ -268,6 +288,8 @@ session = Table(
     Column("csrf_token", String(64), nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("last_seen_at", UtcTime, nullable=False),
+    Column("proven_at", UtcTime),  # last time the person proved who they are, at sign-in or before signing a read
+    Index(None, "account_id"),
 )
 
 audit_event = Table(

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 
 from pipeline.domain.deferral import ROUTINE_GUARDS
 from pipeline.errors import HaltPipeline, RetryLater
-from pipeline.store import door_tables  # noqa: F401 - its tables join the metadata
+from pipeline.store import door_tables, room_tables  # noqa: F401 - their tables join the metadata
 from pipeline.store.columns import metadata
 from pipeline.store.database import MIGRATIONS, SCHEMA, make_engine, open_database, upgrade
 from pipeline.store.tables import GUARDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from pipeline.store import door_tables, tables  # noqa: F401 - every table joins the metadata
+from pipeline.store import door_tables, room_tables, tables  # noqa: F401 - every table joins the metadata
 from pipeline.store.columns import metadata
 
 context.configure(
