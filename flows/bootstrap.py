@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from models.registry import Registry
     from pipeline.dicom.sandbox import Sandbox
     from pipeline.hospital import Hospital
+    from pipeline.reading_room import ReadingRoom
 
 _KEY_BYTES = 32
 
@@ -40,6 +41,7 @@ class Keys:
     audit: bytes
     session: bytes
     export: bytes
+    sealing: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,13 @@ class House:
         from pipeline.hospital import load_hospital
 
         return load_hospital(self.settings.hospital_file)
+
+    @cached_property
+    def reading_room(self) -> ReadingRoom:
+        """How the site reads. Raises HaltPipeline."""
+        from pipeline.reading_room import load_reading_room
+
+        return load_reading_room(self.settings.reading_room_file)
 
     @cached_property
     def registry(self) -> Registry:
@@ -124,6 +133,7 @@ def open_house(settings: Settings, *, create: bool = False) -> House:
             audit=_derive(secret, b"audit"),
             session=_derive(secret, b"session"),
             export=_derive(secret, b"export"),
+            sealing=_derive(secret, b"sealing"),
         ),
         protocols=protocols,
     )

@@ -76,6 +76,7 @@ def open_room(house: House, *, host: str, port: int) -> None:
 def room(house: House) -> Any:
     """The reading room of this house as an ASGI application."""
     from pipeline.web.app import LOCAL_HOSTS, create_app
+    from pipeline.web.room import RoomKeys
 
     return create_app(
         database=house.database,
@@ -89,6 +90,8 @@ def room(house: House) -> Any:
         lease=timedelta(minutes=house.settings.claim_minutes),
         certificates=partial(certificate_sentences, house),
         door=_door(house),
+        rules=house.reading_room,
+        keys=RoomKeys(audit=house.keys.audit, pseudonym=house.keys.pseudonym, sealing=house.keys.sealing),
     )
 
 

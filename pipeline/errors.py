@@ -5,6 +5,8 @@ Each message says what was wrong, where, and the cure, in one line and without p
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class SecondreadError(Exception):
     """The root of every error raised on purpose; its text is safe to show and to log."""
@@ -34,3 +36,24 @@ class DeferCase(SecondreadError):
 
 class HaltPipeline(SecondreadError):
     """The command cannot run at all: the message names the cure and the exit code is 2."""
+
+
+class StaleClaim(SecondreadError):
+    """The claim ended or passed to somebody else: nothing was written and the draft is still the caller's."""
+
+    @classmethod
+    def ended(cls) -> Self:
+        """What is said to a reader whose hold is over."""
+        return cls("your hold on this case has ended; your draft is kept, claim the case again to commit it")
+
+
+class NotAllowed(SecondreadError):
+    """This account may not do this with this case."""
+
+
+class NoSuchCase(SecondreadError):
+    """There is no case of that id."""
+
+
+class UnfinishedRead(SecondreadError):
+    """The read lacks something that it must say."""

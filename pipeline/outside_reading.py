@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline import review
+from pipeline import claiming, review
 from pipeline.domain.case import ItemState
-from pipeline.errors import SecondreadError
-from pipeline.review import OPENED, NotAllowed, Read
+from pipeline.errors import NotAllowed, SecondreadError
+from pipeline.review import Read
 from pipeline.store import account_rows, audit_rows, reading_rows, work_item_rows, worklist_rows
 from pipeline.store.account_rows import Account
 from pipeline.store.database import Database, Transaction
+from pipeline.store.read_rows import OPENED
 from pipeline.store.refusals import ConstraintRefused
 from pipeline.store.work_item_rows import WorkItem
 
@@ -71,7 +72,7 @@ def request(database: Database, study_instance_uid: str, protocol: str, *, now: 
     with database.transaction() as connection:
         account = account_rows.outside_account(connection, now=now)
     try:
-        review.request_read(database, account, case_id, now=now)
+        claiming.request_read(database, account, case_id, now=now)
     except (NotAllowed, ConstraintRefused):
         raise ItemConflict("a read of this study was asked for before, or it is not decided yet") from None
     with database.read() as connection:

@@ -205,6 +205,38 @@ class RouteRule(_Checked):
     longest_wait_minutes: Count
 
 
+class Question(_Checked):
+    """One question of the read form beside the finding; `choices` empty means free text."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    label: Annotated[str, Field(min_length=1, max_length=80)]
+    choices: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")], ...] = ()
+    several: bool = False  #: more than one choice may be made
+    required: bool = False
+    only_for: tuple[str, ...] = ()  #: asked only when one of these classes is read; empty: always
+
+
+class SecondReads(_Checked):
+    """Which reads are made twice, by two people who do not know of each other; a disagreement goes to an adjudicator."""
+
+    share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  #: of all cases that are read, drawn by key
+    findings: tuple[str, ...] = ()  #: classes, or cannot_be_read, whose first read always asks for a second
+    least_certainty: Annotated[int, Field(ge=1, le=5)] = 1  #: a first read less certain than this asks for a second
+
+
+class Reading(_Checked):
+    """How clinicians read under the protocol; no part of what is certified, and so no part of the digest."""
+
+    questions: Annotated[tuple[Question, ...], Field(max_length=12)] = ()
+    second_reads: SecondReads = SecondReads()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the form, hexadecimal; every read names the form it answered."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
 class TriageProtocol(_Checked):
     """One checked, frozen triage protocol."""
 
@@ -221,6 +253,7 @@ class TriageProtocol(_Checked):
     training: Training
     limits: Limits
     routes: dict[Route, RouteRule]
+    reading: Reading = Reading()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> TriageProtocol:
@@ -233,6 +266,10 @@ class TriageProtocol(_Checked):
         missing = [r.value for r in Route if r not in self.routes]
         if missing:
             raise ValueError(f"routes: {', '.join(missing)} missing; give each a specialty and longest_wait_minutes")
+        known = {*names, "cannot_be_read"}
+        named = {*self.reading.second_reads.findings, *(n for q in self.reading.questions for n in q.only_for)}
+        if unknown := sorted(named - known):
+            raise ValueError(f"reading: '{unknown[0]}' is no class of this protocol; correct its spelling")
         if self.network.dimensions == 2 and self.preprocessing.size[0] != 1:
             raise ValueError("preprocessing.size: a 2-D network reads slices; set the first entry to 1")
         if self.network.sampling is Sampling.MOMENTS and self.network.dropout.placement is not DropoutPlacement.HEAD:
@@ -258,8 +295,8 @@ class TriageProtocol(_Checked):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of the whole protocol, hexadecimal."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 over the canonical JSON of all that is certified, hexadecimal: everything but `reading`."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"reading"}), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

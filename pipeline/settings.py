@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     database_url: str | None = None  #: default: SQLite in the home
     mlflow_uri: str | None = None  #: default: SQLite in the home
     hospital: Path | None = None  #: YAML file of peers, PACS and destinations; default: hospital.yaml in the home
+    reading_room: Path | None = (
+        None  #: YAML file of the site's rules for reading; default: reading_room.yaml in the home
+    )
     reserve_mb: Annotated[int, Field(ge=0)] = 1024  #: free disk below which nothing more is taken in
     protocols: str = "brain-tumour-mr"  #: comma-separated names or YAML paths of the active protocols
     quiet_seconds: Annotated[float, Field(ge=0)] = 60.0  #: a study is sealed after this long without a new instance
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
     def hospital_file(self) -> Path:
         """The file that says whom the house speaks with outside."""
         return self.hospital or self.home / "hospital.yaml"
+
+    @property
+    def reading_room_file(self) -> Path:
+        """The file that says how the site reads."""
+        return self.reading_room or self.home / "reading_room.yaml"
 
     @property
     def engine_memory(self) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
+from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -40,9 +41,41 @@ class Role(StrEnum):
 
     VIEWER = "viewer"  #: Look at the worklist and the images.
     READER = "reader"  #: Also claim and read cases of the account's specialties.
-    LEAD = "lead"  #: Also claim and read cases of every specialty.
+    ADJUDICATOR = "adjudicator"  #: Also decide where two reads disagree.
+    LEAD = "lead"  #: Also claim every specialty, see the figures, hand over, stop automation and ask to re-arm it.
+    DATA_SCIENTIST = "data_scientist"  #: See the figures, and no patient and no case.
+    ADMIN = "admin"  #: Look after accounts and tokens, and see no patient and no case.
+    SERVICE = "service"  #: A program of the site: it comes with a token and does what the token's scopes say.
     OUTSIDE = "outside"  #: Other systems: what they claim and read is written down under this, and nobody signs in.
 
+
+class May(StrEnum):
+    """One thing that a role allows."""
+
+    SEE_CASES = "see_cases"  #: Worklist, images, patients.
+    READ = "read"  #: Claim and commit cases of the account's specialties.
+    ADJUDICATE = "adjudicate"  #: Claim the third round of a case.
+    READ_ALL = "read_all"  #: Claim every specialty.
+    HAND_OVER = "hand_over"  #: Give a colleague's case to another.
+    SEE_FIGURES = "see_figures"  #: Counts, waits and rates, without patients.
+    SEE_RECORD = "see_record"  #: The whole timeline of a case, which ends its reader's blindness.
+    STOP = "stop"  #: Enter the safe state, and ask to leave it.
+    MANAGE_PEOPLE = "manage_people"  #: Accounts and tokens.
+    BREAK_GLASS = "break_glass"  #: Open one case in an emergency, with a reason, written down.
+
+
+_LOOK = frozenset({May.SEE_CASES, May.BREAK_GLASS})
+_READ = _LOOK | {May.READ}
+ALLOWED: Final[Mapping[Role, frozenset[May]]] = {
+    Role.VIEWER: _LOOK,
+    Role.READER: _READ,
+    Role.ADJUDICATOR: _READ | {May.ADJUDICATE},
+    Role.LEAD: frozenset(May) - {May.MANAGE_PEOPLE},
+    Role.DATA_SCIENTIST: frozenset({May.SEE_FIGURES}),
+    Role.ADMIN: frozenset({May.MANAGE_PEOPLE, May.SEE_FIGURES, May.BREAK_GLASS, May.STOP}),
+    Role.SERVICE: frozenset(),
+    Role.OUTSIDE: frozenset({May.READ, May.READ_ALL}),
+}
 
 _OF_PEOPLE = tuple(role for role in Role if role is not Role.OUTSIDE)
 OUTSIDE_NAME = "outside system"
@@ -58,15 +91,19 @@ class Account:
     role: Role
     specialties: tuple[str, ...]
 
+    def may(self, what: May) -> bool:
+        """Whether the account's role allows this."""
+        return what in ALLOWED[self.role]
+
     @property
     def may_read(self) -> bool:
         """Whether this account may claim cases at all."""
-        return self.role in {Role.READER, Role.LEAD, Role.OUTSIDE}
+        return self.may(May.READ)
 
     @property
     def claimable(self) -> tuple[str, ...] | None:
         """Specialties whose cases this account may claim; None means every specialty."""
-        if self.role in {Role.LEAD, Role.OUTSIDE}:
+        if self.may(May.READ_ALL):
             return None
         return self.specialties if self.may_read else ()
 

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, insert, select, update
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import audit_event, read
 
+OPENED = "read.opened"  #: the audit event of a reader who takes hold of an item
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRead:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, exists, select
 
 from pipeline.domain.case import Reason
+from pipeline.errors import NoSuchCase
 from pipeline.store.line_rows import PERSON, Line, is_open, item_lines, line_of
 from pipeline.store.tables import (
     case,
@@ -112,6 +113,14 @@ def blind_case(connection: Connection, case_id: str) -> BlindCase | None:
         fence=fence,
         newer_case_id=_newer_case(connection, row.study_id, row.protocol, row.revision),
     )
+
+
+def known_case(connection: Connection, case_id: str) -> BlindCase:
+    """One case without the model's answer; raises NoSuchCase."""
+    case = blind_case(connection, case_id)
+    if case is None:
+        raise NoSuchCase("there is no such case; go back to the worklist")
+    return case
 
 
 def _speakable_problems(looked_at: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

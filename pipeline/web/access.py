@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from pipeline.review import NotAllowed
+from pipeline.errors import NotAllowed
 from pipeline.store import session_rows
 from pipeline.store.session_rows import SignedIn
 from pipeline.web.door import Door

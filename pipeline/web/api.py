@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline import review
-from pipeline.review import Agreement, CaseView, NoSuchCase, Read
+from pipeline import claiming, review
+from pipeline.errors import NoSuchCase
+from pipeline.review import Agreement, CaseView, Read
 from pipeline.store.line_rows import Line, Show
 from pipeline.store.worklist_rows import Claim
 from pipeline.web.access import CLOSED, Reader, Session
@@ -91,7 +92,7 @@ def show_session(session: Session) -> dict[str, Any]:
 @router.get("/worklist")
 def show_worklist(room: Here, session: Session, show: Show = Show.ALL) -> dict[str, Any]:
     """One filter of the worklist in reading order."""
-    worklist = review.open_worklist(room.database, session.account, show, now=room.now())
+    worklist = claiming.open_worklist(room.database, session.account, show, now=room.now())
     return {"show": show.value, "counts": worklist.counts, "items": [_line(line) for line in worklist.lines]}
 
 
@@ -137,8 +138,8 @@ def claim(wanted: WantedClaim, room: Here, session: Reader) -> dict[str, Any]:
     """Hold a case, or the next one in reading order; 404 when nothing waits, 409 when somebody else holds it."""
     reader, now = session.account, room.now()
     if wanted.case_id is not None:
-        return _claim(review.claim_case(room.database, reader, wanted.case_id, lease=room.lease, now=now))
-    found = review.claim_next(room.database, reader, lease=room.lease, now=now)
+        return _claim(claiming.claim_case(room.database, reader, wanted.case_id, lease=room.lease, now=now))
+    found = claiming.claim_next(room.database, reader, lease=room.lease, now=now)
     if found is None:
         raise NoSuchCase("nothing waits for you; look again later")
     return _claim(found)
@@ -147,14 +148,14 @@ def claim(wanted: WantedClaim, room: Here, session: Reader) -> dict[str, Any]:
 @router.post("/cases/{case_id}/extend")
 def extend(case_id: CaseId, room: Here, session: Reader, fence: Fence) -> dict[str, Any]:
     """Lengthen the hold."""
-    until = review.extend_claim(room.database, session.account, case_id, fence, lease=room.lease, now=room.now())
+    until = claiming.extend_claim(room.database, session.account, case_id, fence, lease=room.lease, now=room.now())
     return {"lease_until": _moment(until)}
 
 
 @router.post("/cases/{case_id}/release", status_code=204)
 def release(case_id: CaseId, room: Here, session: Reader, fence: Fence) -> None:
     """Give the case back unread."""
-    review.release_case(room.database, session.account, case_id, fence, now=room.now())
+    claiming.release_case(room.database, session.account, case_id, fence, now=room.now())
 
 
 @router.post("/cases/{case_id}/commit", status_code=201)

@@ -15,13 +15,14 @@ from starlette.staticfiles import StaticFiles
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.errors import SecondreadError
 from pipeline.protocol import TriageProtocol
+from pipeline.reading_room import ReadingRoom
 from pipeline.store import line_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.web import api, case_page, images, problems, sign_in, stow, work_items, worklist
 from pipeline.web.door import Door
 from pipeline.web.hardening import BodyLimit, SecurityHeaders
-from pipeline.web.room import Here, Room, make_templates
+from pipeline.web.room import Here, Room, RoomKeys, make_templates
 from pipeline.web.shelf import ImageShelf
 
 LEASE = timedelta(minutes=15)
@@ -49,6 +50,8 @@ def create_app(
     absolute: timedelta = ABSOLUTE,
     certificates: Callable[[str], Sequence[str]] = _no_certificates,
     door: Door | None = None,
+    rules: ReadingRoom | None = None,
+    keys: RoomKeys | None = None,
 ) -> FastAPI:
     """The application; `certificates` gives a release's certificate sentences by its digest, where they are at hand.
 
@@ -72,6 +75,8 @@ def create_app(
         certificates=certificates,
         templates=make_templates(),
         door=door,
+        rules=rules or ReadingRoom(),
+        keys=keys or RoomKeys(),
     )
     for router in (sign_in.public, sign_in.private, worklist.router, case_page.router, images.router, api.router):
         app.include_router(router)

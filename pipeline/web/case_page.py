@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Path, Response
 from fastapi.responses import RedirectResponse
 
-from pipeline import review
-from pipeline.review import Agreement, Read, StaleClaim, UnfinishedRead
+from pipeline import claiming, review
+from pipeline.errors import StaleClaim, UnfinishedRead
+from pipeline.review import Agreement, Read
 from pipeline.store.session_rows import SignedIn
 from pipeline.web.access import CLOSED, Reader, Session
 from pipeline.web.answer import answer_view
@@ -83,7 +84,7 @@ def claim(
 ) -> Response:
     """Hold the case; a draft that came along is shown again in the form."""
     try:
-        review.claim_case(room.database, session.account, case_id, lease=room.lease, now=room.now())
+        claiming.claim_case(room.database, session.account, case_id, lease=room.lease, now=room.now())
     except StaleClaim as refused:
         return _page(room, session, case_id, draft=draft, problem=str(refused), status=409)
     if draft != Draft():
@@ -95,7 +96,7 @@ def claim(
 def release(case_id: CaseId, room: Here, session: Reader, fence: Annotated[int, Form()]) -> Response:
     """Give the case back; one that is not held any more needs no giving back."""
     try:
-        review.release_case(room.database, session.account, case_id, fence, now=room.now())
+        claiming.release_case(room.database, session.account, case_id, fence, now=room.now())
     except StaleClaim as refused:
         return _page(room, session, case_id, problem=str(refused), status=409)
     return RedirectResponse("/worklist", status_code=303)
@@ -147,5 +148,5 @@ def compare(
 @router.post("/cases/{case_id}/request")
 def request(case_id: CaseId, room: Here, session: Reader) -> Response:
     """Ask for a read of a case that was decided without one."""
-    review.request_read(room.database, session.account, case_id, now=room.now())
+    claiming.request_read(room.database, session.account, case_id, now=room.now())
     return RedirectResponse(f"/cases/{case_id}", status_code=303)

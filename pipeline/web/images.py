@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from pipeline import review
-from pipeline.errors import DeferCase
-from pipeline.review import NoSuchCase
+from pipeline.errors import DeferCase, NoSuchCase
 from pipeline.store.session_rows import SignedIn
 from pipeline.web.access import CLOSED, Session
 from pipeline.web.room import Here, Room

@@ -13,9 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from pipeline.errors import HaltPipeline, RetryLater
+from pipeline.errors import HaltPipeline, NoSuchCase, NotAllowed, RetryLater, StaleClaim, UnfinishedRead
 from pipeline.outside_reading import ItemConflict, NoSuchItem
-from pipeline.review import NoSuchCase, NotAllowed, StaleClaim, UnfinishedRead
 from pipeline.web.access import Forged, NoDoor, NotKnown, NotSignedIn, Refused
 from pipeline.web.room import room_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -12,11 +12,21 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.protocol import TriageProtocol
+from pipeline.reading_room import ReadingRoom
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.web import words
 from pipeline.web.door import Door
 from pipeline.web.shelf import ImageShelf
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomKeys:
+    """Keys of the room beside the session's; an empty key switches off what needs it."""
+
+    audit: bytes = field(default=b"", repr=False)  #: draws audit and second reads
+    pseudonym: bytes = field(default=b"", repr=False)
+    sealing: bytes = field(default=b"", repr=False)  #: 32 bytes; seals second factors in the database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class Room:
     certificates: Callable[[str], Sequence[str]]
     templates: Environment
     door: Door | None = None
+    rules: ReadingRoom = field(default_factory=ReadingRoom)
+    keys: RoomKeys = RoomKeys()
 
     @property
     def cookie_name(self) -> str:

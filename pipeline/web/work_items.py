@@ -24,7 +24,7 @@ from pydantic import AfterValidator
 from pipeline import outside_reading
 from pipeline.dicom.json_model import MEDIA_TYPE, JsonDataset, text
 from pipeline.domain.case import ItemState
-from pipeline.review import StaleClaim, UnfinishedRead
+from pipeline.errors import StaleClaim, UnfinishedRead
 from pipeline.web import work_item_json
 from pipeline.web.access import FROM_OUTSIDE, Outside, Refused
 from pipeline.web.room import Here, Room

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from pipeline import review
+from pipeline import claiming, review
 from pipeline.delivery import Destination, Post, deliver
 from pipeline.dicom.result_sending import as_bytes, send_to_pacs
 from pipeline.dicom.secondary_capture import secondary_capture
@@ -92,7 +92,7 @@ class Counter(Room):
             stored = account_rows.find_for_sign_in(connection, "iris")
         assert stored is not None
         reader = stored.account
-        claim = review.claim_case(self.database, reader, of.id, lease=MINUTE, now=self.moment)
+        claim = claiming.claim_case(self.database, reader, of.id, lease=MINUTE, now=self.moment)
         read = Read(finding=finding, certainty=4)
         review.commit_read(self.database, reader, of.id, claim.fence, read, now=self.moment + MINUTE / 2)
         self.moment += MINUTE

@@ -367,7 +367,7 @@ def test_an_unexpected_failure_tells_its_type_to_the_log_and_nothing_to_the_page
     def broken(*_: object, **__: object) -> None:
         raise KeyError("MRN-4711")
 
-    monkeypatch.setattr("pipeline.review.open_worklist", broken)
+    monkeypatch.setattr("pipeline.claiming.open_worklist", broken)
     answer = desk.get("/worklist")
     assert answer.status_code == 500
     assert "MRN-4711" not in answer.text

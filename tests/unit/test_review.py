@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import review
+from pipeline import claiming, review
 from pipeline.domain.case import Reason
-from pipeline.review import (
-    CANNOT_BE_READ,
-    Agreement,
-    NoSuchCase,
-    NotAllowed,
-    Read,
-    StaleClaim,
-    UnfinishedRead,
-)
+from pipeline.errors import NoSuchCase, NotAllowed, StaleClaim, UnfinishedRead
+from pipeline.review import CANNOT_BE_READ, Agreement, Read
 from pipeline.store import audit_rows, reading_rows, worklist_rows
 from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
@@ -42,7 +35,7 @@ def blobs(tmp_path: Path) -> BlobStore:
 
 
 def order(database: Database, reader: Account, show: Show = Show.ALL) -> list[str]:
-    return [line.case_id for line in review.open_worklist(database, reader, show, now=NOW).lines]
+    return [line.case_id for line in claiming.open_worklist(database, reader, show, now=NOW).lines]
 
 
 def test_overdue_comes_first_then_priority_then_what_is_due_first(database: Database, blobs: BlobStore) -> None:
@@ -52,7 +45,7 @@ def test_overdue_comes_first_then_priority_then_what_is_due_first(database: Data
     early = add_case(database, blobs, PRIORITY)
     later = add_case(database, blobs, Wanted(age=timedelta(minutes=5)))
     assert order(database, reader) == [late, early, soon, later]
-    taken = review.claim_next(database, reader, lease=LEASE, now=NOW)
+    taken = claiming.claim_next(database, reader, lease=LEASE, now=NOW)
     assert taken is not None
     assert taken.case_id == late
 
@@ -60,8 +53,8 @@ def test_overdue_comes_first_then_priority_then_what_is_due_first(database: Data
 def test_an_item_is_due_until_the_moment_it_is_overdue(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     add_case(database, blobs, Wanted(age=timedelta(hours=4)))
-    assert review.open_worklist(database, reader, Show.ALL, now=NOW).counts["overdue"] == 1
-    before = review.open_worklist(database, reader, Show.ALL, now=NOW - timedelta(seconds=1))
+    assert claiming.open_worklist(database, reader, Show.ALL, now=NOW).counts["overdue"] == 1
+    before = claiming.open_worklist(database, reader, Show.ALL, now=NOW - timedelta(seconds=1))
     assert before.counts["overdue"] == 0
 
 
@@ -72,25 +65,25 @@ def test_filters_and_counts(database: Database, blobs: BlobStore) -> None:
     other = add_case(database, blobs, Wanted(specialty="general_radiology"))
     routine = add_case(database, blobs, ROUTINE)
     audit = add_case(database, blobs, replace(AUDIT, age=timedelta(minutes=1)))
-    review.claim_case(database, reader, mine, lease=LEASE, now=NOW)
+    claiming.claim_case(database, reader, mine, lease=LEASE, now=NOW)
     assert set(order(database, reader)) == {mine, waiting, other, audit}
     assert set(order(database, reader, Show.SPECIALTY)) == {mine, waiting, audit}
     assert order(database, reader, Show.MINE) == [mine]
     assert order(database, reader, Show.UNREAD) == [routine]
     assert order(database, reader, Show.DONE) == []
-    counts = review.open_worklist(database, reader, Show.ALL, now=NOW).counts
+    counts = claiming.open_worklist(database, reader, Show.ALL, now=NOW).counts
     assert counts == {"open": 4, "overdue": 0, "specialty": 3, "held": 1, "mine": 1, "unread": 1}
 
 
 def test_a_held_case_cannot_be_claimed_by_somebody_else(database: Database, blobs: BlobStore) -> None:
     first, second = someone(database), someone(database, "dr.weiss")
     case_id = add_case(database, blobs, Wanted())
-    held = review.claim_case(database, first, case_id, lease=LEASE, now=NOW)
+    held = claiming.claim_case(database, first, case_id, lease=LEASE, now=NOW)
     with pytest.raises(StaleClaim):
-        review.claim_case(database, second, case_id, lease=LEASE, now=NOW)
-    again = review.claim_case(database, first, case_id, lease=LEASE, now=NOW + timedelta(minutes=1))
+        claiming.claim_case(database, second, case_id, lease=LEASE, now=NOW)
+    again = claiming.claim_case(database, first, case_id, lease=LEASE, now=NOW + timedelta(minutes=1))
     assert again.fence == held.fence
-    assert review.claim_next(database, second, lease=LEASE, now=NOW) is None
+    assert claiming.claim_next(database, second, lease=LEASE, now=NOW) is None
 
 
 def test_of_many_readers_at_once_each_case_goes_to_one(database: Database, blobs: BlobStore) -> None:
@@ -99,7 +92,7 @@ def test_of_many_readers_at_once_each_case_goes_to_one(database: Database, blobs
     taken: list[str] = []
 
     def take(reader: Account) -> None:
-        while (claim := review.claim_next(database, reader, lease=LEASE, now=NOW)) is not None:
+        while (claim := claiming.claim_next(database, reader, lease=LEASE, now=NOW)) is not None:
             if claim.case_id in taken:
                 break
             taken.append(claim.case_id)
@@ -117,16 +110,16 @@ def test_a_lease_that_ended_is_free_again_and_the_old_holder_writes_nothing(
 ) -> None:
     first, second = someone(database), someone(database, "dr.weiss")
     case_id = add_case(database, blobs, Wanted())
-    old = review.claim_case(database, first, case_id, lease=LEASE, now=NOW)
+    old = claiming.claim_case(database, first, case_id, lease=LEASE, now=NOW)
     after = NOW + LEASE
     with pytest.raises(StaleClaim):
         review.commit_read(database, first, case_id, old.fence, TUMOUR, now=after)
-    new = review.claim_case(database, second, case_id, lease=LEASE, now=after)
+    new = claiming.claim_case(database, second, case_id, lease=LEASE, now=after)
     assert new.fence > old.fence
     for write in (
         lambda: review.commit_read(database, first, case_id, old.fence, TUMOUR, now=after),
-        lambda: review.extend_claim(database, first, case_id, old.fence, lease=LEASE, now=after),
-        lambda: review.release_case(database, first, case_id, old.fence, now=after),
+        lambda: claiming.extend_claim(database, first, case_id, old.fence, lease=LEASE, now=after),
+        lambda: claiming.release_case(database, first, case_id, old.fence, now=after),
     ):
         with pytest.raises(StaleClaim):
             write()
@@ -136,9 +129,9 @@ def test_a_lease_that_ended_is_free_again_and_the_old_holder_writes_nothing(
 def test_a_stale_fence_of_the_same_reader_is_refused(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    old = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
-    review.release_case(database, reader, case_id, old.fence, now=NOW)
-    review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    old = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claiming.release_case(database, reader, case_id, old.fence, now=NOW)
+    claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     with pytest.raises(StaleClaim):
         review.commit_read(database, reader, case_id, old.fence, TUMOUR, now=NOW)
 
@@ -146,16 +139,16 @@ def test_a_stale_fence_of_the_same_reader_is_refused(database: Database, blobs: 
 def test_an_extension_moves_the_end_of_the_lease(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     later = NOW + timedelta(minutes=14)
-    assert review.extend_claim(database, reader, case_id, claim.fence, lease=LEASE, now=later) == later + LEASE
+    assert claiming.extend_claim(database, reader, case_id, claim.fence, lease=LEASE, now=later) == later + LEASE
     review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW + timedelta(minutes=28))
 
 
 def test_a_superseded_case_leaves_the_readers_hands(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     with database.transaction() as connection:
         assert worklist_rows.cancel_open_items(connection, case_id=case_id, now=NOW) == 1
         assert worklist_rows.cancel_open_items(connection, case_id=case_id, now=NOW) == 0
@@ -174,8 +167,8 @@ def test_a_case_has_one_open_item_at_most(database: Database, blobs: BlobStore) 
 def test_reads_keep_the_moments_of_opening_committing_and_revealing(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
-    review.claim_case(database, reader, case_id, lease=LEASE, now=NOW + timedelta(minutes=2))
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW + timedelta(minutes=2))
     committed, revealed = NOW + timedelta(minutes=6), NOW + timedelta(minutes=7)
     review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=committed)
     review.reveal(database, reader, case_id, now=revealed)
@@ -204,7 +197,7 @@ def test_an_unfinished_read_is_refused_and_keeps_the_claim(
 ) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     with pytest.raises(UnfinishedRead, match=words):
         review.commit_read(database, reader, case_id, claim.fence, read, now=NOW)
     review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW)
@@ -220,7 +213,7 @@ def test_the_answer_exists_only_for_the_reader_who_committed_and_revealed(databa
     assert answer(reader) is None
     with pytest.raises(NotAllowed):
         review.reveal(database, reader, case_id, now=NOW)
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     assert answer(reader) is None
     review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW)
     assert answer(reader) is None
@@ -234,7 +227,7 @@ def test_the_answer_exists_only_for_the_reader_who_committed_and_revealed(databa
 def test_agreement_is_noted_once_and_after_the_reveal(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, Wanted())
-    claim = review.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
+    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW)
     with pytest.raises(NotAllowed):
         review.record_agreement(database, reader, case_id, Agreement.AGREE, now=NOW)
@@ -254,22 +247,22 @@ def test_accounts_claim_only_what_their_role_and_specialty_allow(database: Datab
     reader, viewer = someone(database), someone(database, "dr.look", Role.VIEWER, "general_radiology")
     for who in (reader, viewer):
         with pytest.raises(NotAllowed):
-            review.claim_case(database, who, case_id, lease=LEASE, now=NOW)
+            claiming.claim_case(database, who, case_id, lease=LEASE, now=NOW)
     with pytest.raises(NotAllowed):
-        review.claim_next(database, viewer, lease=LEASE, now=NOW)
-    assert review.claim_next(database, reader, lease=LEASE, now=NOW) is None
+        claiming.claim_next(database, viewer, lease=LEASE, now=NOW)
+    assert claiming.claim_next(database, reader, lease=LEASE, now=NOW) is None
     lead = someone(database, "dr.lead", Role.LEAD)
-    assert review.claim_next(database, lead, lease=LEASE, now=NOW) is not None
+    assert claiming.claim_next(database, lead, lease=LEASE, now=NOW) is not None
 
 
 def test_a_case_decided_without_a_read_can_be_put_on_the_list_once(database: Database, blobs: BlobStore) -> None:
     reader = someone(database)
     case_id = add_case(database, blobs, ROUTINE)
-    review.request_read(database, reader, case_id, now=NOW)
+    claiming.request_read(database, reader, case_id, now=NOW)
     assert order(database, reader) == [case_id]
     assert order(database, reader, Show.UNREAD) == []
     with pytest.raises(NotAllowed):
-        review.request_read(database, reader, case_id, now=NOW)
+        claiming.request_read(database, reader, case_id, now=NOW)
 
 
 def test_an_unknown_case_is_named_as_such(database: Database) -> None:
@@ -277,7 +270,7 @@ def test_an_unknown_case_is_named_as_such(database: Database) -> None:
     with pytest.raises(NoSuchCase):
         review.view_case(database, reader, "0" * 32, now=NOW)
     with pytest.raises(NoSuchCase):
-        review.claim_case(database, reader, "0" * 32, lease=LEASE, now=NOW)
+        claiming.claim_case(database, reader, "0" * 32, lease=LEASE, now=NOW)
 
 
 def test_problems_are_told_but_none_that_repeat_the_model(database: Database, blobs: BlobStore) -> None:

@@ -182,7 +182,7 @@ def test_signing_in_needs_the_token_of_this_visit(app: FastAPI, database: Databa
     [
         ({"password": "short"}, "12 to 1024"),
         ({"password": "x" * 1025}, "12 to 1024"),
-        ({"role": "god"}, "viewer, reader, lead"),
+        ({"role": "god"}, "viewer, reader, adjudicator, lead"),
         ({"name": " "}, "name"),
         ({"name": "a\nb"}, "printable"),
     ],
