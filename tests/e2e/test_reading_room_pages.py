@@ -1,134 +1,16 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from pipeline.dicom.sandbox import Sandbox
 from pipeline.domain.case import Reason
-from pipeline.store.blobs import BlobStore
-from pipeline.store.database import Database, open_database
-from tests.reading_room_cases import PASSWORD, PRIORITY, Wanted, add_account, add_case, make_room, mr_series
+from tests.browser_room import House, Watched, sign_in, wait_for_images, wait_for_keys
+from tests.reading_room_cases import PASSWORD, PRIORITY, Wanted, mr_series
 
 pytestmark = pytest.mark.browser
-QUIET = [
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-class ShiftedClock:
-    """The real clock, which the browser has too, plus what a test adds."""
-
-    def __init__(self) -> None:
-        self.shift = timedelta(0)
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.shift
-
-
-@dataclass
-class House:
-    """A served reading room."""
-
-    url: str
-    database: Database
-    blobs: BlobStore
-    clock: ShiftedClock
-
-    def add(self, wanted: Wanted, **more: object) -> str:
-        return add_case(self.database, self.blobs, wanted, now=self.clock(), **more)  # type: ignore[arg-type]
-
-
-@dataclass
-class Watched:
-    """A page, with every complaint of the browser and every request that left for elsewhere."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        reason = "Chromium is absent: 'make system' installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False, args=QUIET)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def house(migrated_sqlite: Path, tmp_path: Path) -> Iterator[House]:
-    copy = tmp_path / "room.db"
-    shutil.copy(migrated_sqlite, copy)
-    database, blobs, clock = open_database(f"sqlite:///{copy}"), BlobStore(tmp_path / "blobs"), ShiftedClock()
-    with Sandbox() as sandbox, socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        app = make_room(database, blobs, sandbox, clock)  # type: ignore[arg-type]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.02)
-        yield House(f"http://127.0.0.1:{bound.getsockname()[1]}", database, blobs, clock)
-        server.should_exit = True
-        thread.join()
-    database.close()
-
-
-@pytest.fixture
-def watched(browser: Browser, house: House) -> Iterator[Watched]:
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(60_000)
-    seen = Watched(page)
-    page.on("console", lambda message: seen.complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-
-    def note(request: Request) -> None:
-        if not request.url.startswith(house.url):
-            seen.foreign.append(request.url)
-
-    page.on("request", note)
-    yield seen
-    page.close()
-
-
-def sign_in(page: Page, house: House, name: str = "dr.okafor") -> None:
-    add_account(house.database, name)
-    page.goto(house.url)
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/worklist")
-
-
-def wait_for_keys(page: Page) -> None:
-    page.locator("body[data-keys=ready]").wait_for()
-
-
-def wait_for_images(page: Page) -> None:
-    expect(page.locator("#viewer")).to_have_attribute("data-state", "ready", timeout=60_000)
-    page.wait_for_function("document.getElementById('corner-slice').textContent !== ''")
 
 
 def centre_grey(page: Page) -> int:
