@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +22,13 @@ from pipeline.dicom.sandbox import Sandbox
 from pipeline.dicom.series_selection import select_series, series_of
 from pipeline.domain.study import InstanceHeader
 from pipeline.domain.volume import Volume
-from pipeline.errors import DeferCase
+from pipeline.errors import DeferCase, SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.store.blobs import BlobStore
 from pipeline.store.json_values import header_from
+from pipeline.web.reslicing import edges
 
 KEPT_BYTES = 512 * 2**20  #: of display values kept ready
-_DIRECTIONS = (("R", "L"), ("A", "P"), ("F", "H"))  #: towards lower and higher x, y, z of the LPS frame
-_OBLIQUE = 0.8  #: least cosine for an edge to carry one letter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class Stack:
     """What the viewer draws: uint16 `values` (D, H, W); intensity = slope * value + intercept.
 
     `edges` are the patient directions at the left, right, top and bottom edge ('' where unknown), `aspect` the height
-    of a pixel over its width, `notes` sentences about what is not shown.
+    of a pixel over its width, `pixel_mm` its height and width where every image tells them, `notes` sentences about what
+    is not shown. `affine` (4, 4), from index (d, h, w) to LPS mm, is there only for a volume whose place is known.
     """
 
     values: NDArray[np.uint16]
@@ -62,6 +64,8 @@ class Stack:
     edges: tuple[str, str, str, str]
     modality: str
     notes: tuple[str, ...]
+    pixel_mm: tuple[float, float] | None = None
+    affine: NDArray[np.float64] | None = None
 
 
 def series_entries(images: Sequence[tuple[str, Mapping[str, Any]]], protocol: TriageProtocol) -> list[SeriesEntry]:
@@ -100,24 +104,55 @@ class ImageShelf:
         self._sandbox = sandbox
         self._kept_bytes = kept_bytes
         self._stacks: OrderedDict[tuple[str, ...], Stack] = OrderedDict()
+        self._awaited: dict[tuple[str, ...], Future[Stack]] = {}
         self._lock = threading.Lock()
+        self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shelf")
 
     def stack(self, entry: SeriesEntry, blobs: BlobStore) -> Stack:
         """The images of one series; raises DeferCase when not one of them can be shown.
 
-        The digests are the key, so what is shown is always what was received.
+        The digests are the key, so what is shown is always what was received. Who asks for a series that is being read
+        waits for it; series are read without holding up those that are ready.
         """
         with self._lock:
             known = self._stacks.get(entry.digests)
             if known is not None:
                 self._stacks.move_to_end(entry.digests)
                 return known
-        made = self._make(entry, blobs)
+            awaited = self._awaited.get(entry.digests)
+            if awaited is None:
+                mine = self._awaited[entry.digests] = Future()
+        return awaited.result() if awaited is not None else self._read(entry, blobs, mine)
+
+    def warm(self, entry: SeriesEntry, blobs: BlobStore) -> None:
+        """Have a series read ahead of the first request for it, whatever becomes of it."""
         with self._lock:
-            self._stacks[entry.digests] = made
-            while len(self._stacks) > 1 and sum(s.values.nbytes for s in self._stacks.values()) > self._kept_bytes:
-                self._stacks.popitem(last=False)
+            if entry.digests in self._stacks or entry.digests in self._awaited:
+                return
+        self._ahead.submit(self._attempt, entry, blobs)
+
+    def _attempt(self, entry: SeriesEntry, blobs: BlobStore) -> None:
+        with suppress(SecondreadError, OSError):
+            self.stack(entry, blobs)
+
+    def _read(self, entry: SeriesEntry, blobs: BlobStore, told: Future[Stack]) -> Stack:
+        try:
+            made = self._make(entry, blobs)
+        except BaseException as error:
+            with self._lock:
+                del self._awaited[entry.digests]
+            told.set_exception(error)
+            raise
+        with self._lock:
+            del self._awaited[entry.digests]
+            self._keep(entry.digests, made)
+        told.set_result(made)
         return made
+
+    def _keep(self, key: tuple[str, ...], made: Stack) -> None:
+        self._stacks[key] = made
+        while len(self._stacks) > 1 and sum(s.values.nbytes for s in self._stacks.values()) > self._kept_bytes:
+            self._stacks.popitem(last=False)
 
     def _make(self, entry: SeriesEntry, blobs: BlobStore) -> Stack:
         def read(digests: Sequence[str]) -> Volume:
@@ -152,8 +187,8 @@ def _one_by_one(entry: SeriesEntry, read: Callable[[Sequence[str]], Volume], who
 def _stack_of(volume: Volume, entry: SeriesEntry, notes: tuple[str, ...]) -> Stack:
     display = display_values(volume)
     _, height, width = volume.spacing
-    orientations = {header.image_orientation for header in entry.headers}
-    known = None not in orientations and (not notes or len(orientations) == 1)
+    known = _is_told({header.image_orientation for header in entry.headers}, notes)
+    measured = _is_told({header.pixel_spacing for header in entry.headers}, notes)
     return Stack(
         values=display.values,
         slope=display.slope,
@@ -164,21 +199,11 @@ def _stack_of(volume: Volume, entry: SeriesEntry, notes: tuple[str, ...]) -> Sta
         edges=edges(volume.affine) if known else ("", "", "", ""),
         modality=entry.headers[0].modality or "",
         notes=notes,
+        pixel_mm=(height, width) if measured else None,
+        affine=volume.affine if known and measured and not notes and volume.voxels.shape[0] > 1 else None,
     )
 
 
-def edges(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
-    """The patient directions at the left, right, top and bottom edge of a slice drawn with rows downwards (LPS)."""
-    left, right = _ends(affine[:3, 2])
-    top, bottom = _ends(affine[:3, 1])
-    return left, right, top, bottom
-
-
-def _ends(step: NDArray[np.float64]) -> tuple[str, str]:
-    """Letters at the start and the end of a direction; empty where it is oblique."""
-    length = float(np.linalg.norm(step))
-    axis = int(np.argmax(np.abs(step)))
-    if not length or abs(step[axis]) < _OBLIQUE * length:
-        return "", ""
-    lower, higher = _DIRECTIONS[axis]
-    return (lower, higher) if step[axis] > 0 else (higher, lower)
+def _is_told(values: set[Any], notes: Sequence[str]) -> bool:
+    """Whether every image tells it; images that are shown one by one must also agree."""
+    return None not in values and (not notes or len(values) == 1)

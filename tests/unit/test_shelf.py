@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +16,7 @@ from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase
 from pipeline.store.blobs import BlobStore
 from pipeline.store.json_values import header_json
-from pipeline.web.shelf import ImageShelf, SeriesEntry, edges, series_entries
+from pipeline.web.shelf import ImageShelf, SeriesEntry, series_entries
 from tests.reading_room_cases import mr_series, protocol
 
 
@@ -21,23 +24,6 @@ def affine(d: tuple[float, ...], h: tuple[float, ...], w: tuple[float, ...]) -> 
     made = np.eye(4)
     made[:3, 0], made[:3, 1], made[:3, 2] = d, h, w
     return made
-
-
-@pytest.mark.parametrize(
-    ("h", "w", "expected"),
-    [
-        ((0, 1, 0), (1, 0, 0), ("R", "L", "A", "P")),  # axial, radiological
-        ((0, 1, 0), (-1, 0, 0), ("L", "R", "A", "P")),  # mirrored
-        ((0, 0, -1), (1, 0, 0), ("R", "L", "H", "F")),  # coronal
-        ((0, 0, -1), (0, 1, 0), ("A", "P", "H", "F")),  # sagittal
-        ((0, 1, 0), (1, 0, 1), ("", "", "A", "P")),  # 45 degrees: no letter is honest
-        ((0, 1, 0), (0, 0, 0), ("", "", "A", "P")),
-    ],
-)
-def test_the_edges_name_patient_directions_in_lps(
-    h: tuple[float, ...], w: tuple[float, ...], expected: tuple[str, ...]
-) -> None:
-    assert edges(affine((0, 0, 5), h, w)) == expected
 
 
 class Reader:
@@ -109,3 +95,79 @@ def test_the_series_that_the_protocol_reads_comes_first(blobs: BlobStore) -> Non
     images = [(blobs.put(one), header_json(inspect_instance(one))) for one in (*scout, *axial)]
     entries = series_entries(images, protocol())
     assert [(e.words, e.frames, e.chosen) for e in entries] == [("3: AX T1", 5, True), ("3: SCOUT", 1, False)]
+
+
+class Gated(Reader):
+    """A sandbox that holds back one series until it is let go."""
+
+    def __init__(self, held: str) -> None:
+        super().__init__()
+        self.held, self.began, self.gate = held, threading.Event(), threading.Event()
+
+    def read_series(self, paths: Sequence[Path], digests: Sequence[str]) -> Volume:
+        if self.held in digests:
+            self.began.set()
+            assert self.gate.wait(30)
+        return super().read_series(paths, digests)
+
+
+def test_two_who_ask_for_one_series_wait_for_one_reading(blobs: BlobStore) -> None:
+    series = entry(mr_series(), blobs)
+    reader = Gated(series.digests[0])
+    shelf = ImageShelf(cast("Sandbox", reader))
+    with ThreadPoolExecutor(2) as people:
+        first = people.submit(shelf.stack, series, blobs)
+        assert reader.began.wait(30)
+        second = people.submit(shelf.stack, series, blobs)
+        reader.gate.set()
+        assert first.result(30) is second.result(30)
+    assert reader.calls == 1
+
+
+def test_a_slow_series_does_not_hold_up_another(blobs: BlobStore) -> None:
+    slow, quick = entry(mr_series(), blobs), entry(mr_series(), blobs)
+    reader = Gated(slow.digests[0])
+    shelf = ImageShelf(cast("Sandbox", reader))
+    with ThreadPoolExecutor(2) as people:
+        waiting = people.submit(shelf.stack, slow, blobs)
+        assert reader.began.wait(30)
+        assert people.submit(shelf.stack, quick, blobs).result(30).values.shape == (3, 4, 4)
+        assert not waiting.done()
+        reader.gate.set()
+        waiting.result(30)
+
+
+def test_a_series_that_was_read_ahead_is_not_read_again(blobs: BlobStore) -> None:
+    series = entry(mr_series(), blobs)
+    reader = Gated(series.digests[0])
+    shelf = ImageShelf(cast("Sandbox", reader))
+    shelf.warm(series, blobs)
+    assert reader.began.wait(30)
+    shelf.warm(series, blobs)
+    reader.gate.set()
+    assert shelf.stack(series, blobs).values.shape == (3, 4, 4)
+    assert reader.calls == 1
+
+
+def test_reading_ahead_that_fails_is_told_to_whoever_asks(blobs: BlobStore) -> None:
+    series = entry(mr_series(), blobs)
+    shelf = ImageShelf(cast("Sandbox", Reader(refused=series.digests)))
+    shelf.warm(series, blobs)
+    with pytest.raises(DeferCase, match="planted"):
+        shelf.stack(series, blobs)
+    with pytest.raises(DeferCase, match="planted"):
+        shelf.stack(series, blobs)
+
+
+def test_a_length_is_known_only_where_every_loose_image_tells_the_same(blobs: BlobStore) -> None:
+    series = entry(mr_series(), blobs)
+    whole = ImageShelf(cast("Sandbox", Reader())).stack(series, blobs)
+    assert whole.pixel_mm == (2.0, 1.0)
+    assert whole.affine is not None
+    loose = Reader(shapes={series.digests[0]: (4, 4)})
+    alike = ImageShelf(cast("Sandbox", loose)).stack(series, blobs)
+    assert (alike.pixel_mm, alike.affine) == ((2.0, 1.0), None)
+    other = replace(series, headers=(replace(series.headers[0], pixel_spacing=(9.0, 9.0)), *series.headers[1:]))
+    assert ImageShelf(cast("Sandbox", loose)).stack(other, blobs).pixel_mm is None
+    silent = replace(series, headers=(replace(series.headers[0], pixel_spacing=None), *series.headers[1:]))
+    assert ImageShelf(cast("Sandbox", Reader())).stack(silent, blobs).pixel_mm is None

@@ -1,250 +1,323 @@
-// The slice viewer: display values from the server, windowed here and drawn without any library.
-// Wheel and arrows scroll, left drag windows, right drag zooms, middle drag pans.
+// The viewer of the case page: what is shown where, its buttons and its keys.
+// The images are asked for while Cornerstone3D is still being loaded, so that the first one is drawn at once.
+
+import { cut, acquired } from "./viewer/planes.js";
+import { Series, fetched } from "./viewer/series.js";
 
 const viewer = document.getElementById("viewer");
-const stage = document.getElementById("stage");
-const canvas = document.getElementById("slice");
-const context = canvas.getContext("2d");
-const pick = document.getElementById("series-pick");
-const scroll = document.getElementById("scroll");
-const message = document.getElementById("message");
 const field = (name) => document.getElementById(name);
+const stage = field("stage");
+const caseUrl = viewer.dataset.caseUrl;
+const viewKey = `view:${caseUrl}`;
+const parts = Promise.all([import("./viewer/engine.js"), import("./viewer/pane.js"), import("./viewer/tools.js")]);
 
 const CT = [["Brain", 40, 80], ["Subdural", 75, 215], ["Bone", 600, 2800], ["Lung", -600, 1500], ["Abdomen", 50, 400]];
 const SHARES = [["Default", 0, 1], ["Narrow", 0, 0.5], ["Wide", 0, 1.6], ["Bright", -0.2, 0.8], ["Dark", 0.25, 1.2]];
 
-let stack = null; // what the server said of the series
-let values = null; // Uint16Array (depth, height, width)
-let index = 0;
-let centre = 0;
-let width = 1;
-let inverted = false;
-let zoom = 1;
-let shift = [0, 0];
-let presets = [];
-let queued = false;
-const source = document.createElement("canvas");
+const panes = {}; // name -> Pane, made when first shown
+let Pane = null;
+let engine = null;
+let tools = null;
+let forget = () => {};
+let active = null;
+let layout = "single";
+let priors = [];
+const shown = { main: null, prior: null }; // the series of the case, and of the earlier study beside it
 
-const rounded = (number) => (Math.abs(number) >= 100 ? number.toFixed(0) : number.toPrecision(3));
-
-function draw() {
-  queued = false;
-  const box = stage.getBoundingClientRect();
-  const ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.max(1, Math.round(box.width * ratio));
-  canvas.height = Math.max(1, Math.round(box.height * ratio));
-  if (!values) return;
-  paintSlice();
-  const tall = stack.height * stack.aspect;
-  const scale = Math.min(canvas.width / stack.width, canvas.height / tall) * zoom;
-  const w = stack.width * scale;
-  const h = tall * scale;
-  context.imageSmoothingQuality = "high";
-  context.drawImage(source, (canvas.width - w) / 2 + shift[0] * ratio, (canvas.height - h) / 2 + shift[1] * ratio, w, h);
-  showCorners();
+function pane(name) {
+  if (panes[name]) return panes[name];
+  const root = stage.querySelector(`[data-pane=${name}]`);
+  const made = new Pane(root, engine);
+  tools.add(made);
+  made.onwindow = shareWindow;
+  for (const event of ["focusin", "pointerdown"]) root.addEventListener(event, () => activate(made));
+  root.addEventListener("wheel", (event) => onWheel(event, made), { passive: false });
+  made.element.addEventListener("pointerdown", (event) => {
+    made.element.focus({ preventScroll: true });
+    if (event.button === 1) event.preventDefault();
+  });
+  made.element.addEventListener("contextmenu", (event) => event.preventDefault());
+  panes[name] = made;
+  return made;
 }
 
-function paintSlice() {
-  const size = stack.width * stack.height;
-  const image = new ImageData(stack.width, stack.height);
-  const pixels = new Uint32Array(image.data.buffer);
-  const low = (centre - width / 2 - stack.intercept) / stack.slope;
-  const step = (255 * stack.slope) / width;
-  const from = index * size;
-  for (let i = 0; i < size; i += 1) {
-    let grey = (values[from + i] - low) * step;
-    grey = grey < 0 ? 0 : grey > 255 ? 255 : grey | 0;
-    if (inverted) grey = 255 - grey;
-    pixels[i] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
-  }
-  source.width = stack.width;
-  source.height = stack.height;
-  source.getContext("2d").putImageData(image, 0, 0);
+const visible = () => Object.values(panes).filter((one) => !one.root.hidden);
+
+// Planes of one series share their window.
+function shareWindow(from) {
+  for (const one of visible()) if (one !== from && one.plane && one.plane.series === from.plane.series) one.takeWindow(from);
 }
 
-function showCorners() {
-  field("corner-slice").textContent = `Image ${index + 1} / ${stack.depth}`;
-  field("corner-window").textContent = `W ${rounded(width)}  L ${rounded(centre)}${inverted ? "  inverted" : ""}${zoom === 1 ? "" : `  ×${zoom.toFixed(1)}`}`;
-  scroll.value = index;
+function activate(one) {
+  if (active === one) return;
+  active = one;
+  for (const other of Object.values(panes)) other.root.classList.toggle("active", other === one);
+  showState();
 }
 
-// The same slice and window again when the page comes back after a claim or a commit.
-const viewKey = `view:${viewer.dataset.seriesUrl}`;
-
-function keepView() {
-  sessionStorage.setItem(viewKey, JSON.stringify({ series: pick.value, index, centre, width, inverted }));
+function showState() {
+  field("invert").setAttribute("aria-pressed", String(Boolean(active?.inverted)));
+  field("planes").setAttribute("aria-pressed", String(layout === "planes"));
+  field("prior").setAttribute("aria-pressed", String(layout === "beside"));
+  field("planes").disabled = !shown.main?.about.planes.length;
+  field("prior").disabled = !priors.length;
+  field("clear").disabled = !tools.measured.length;
+  for (const button of viewer.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tools.chosen));
+  showPresets();
 }
 
-function bringViewBack() {
-  const kept = JSON.parse(sessionStorage.getItem(viewKey) || "null");
-  if (!kept || kept.series !== pick.value) return;
-  setInverted(kept.inverted);
-  setWindow(kept.centre, kept.width);
-  go(kept.index);
+function presetsOf(about) {
+  if (/^CT/.test(about.modality || "")) return CT;
+  return SHARES.map(([name, level, wide]) => [name, about.window_centre + level * about.window_width, wide * about.window_width]);
 }
 
-function redraw() {
-  if (queued) return;
-  queued = true;
-  requestAnimationFrame(draw);
-}
-
-function go(to) {
-  if (!stack || !stack.depth) return;
-  index = Math.min(stack.depth - 1, Math.max(0, to));
-  redraw();
-}
-
-function setWindow(level, wide) {
-  centre = level;
-  width = Math.max(wide, Math.abs(stack.slope));
-  redraw();
-}
-
-function reset() {
-  zoom = 1;
-  shift = [0, 0];
-  setInverted(false);
-  if (stack && stack.depth) setWindow(stack.window_centre, stack.window_width);
-}
-
-function setInverted(on) {
-  inverted = on;
-  field("invert").setAttribute("aria-pressed", String(on));
-  redraw();
-}
-
-function makePresets() {
-  const isCt = /^CT/.test(stack.modality || "");
-  presets = isCt ? CT : SHARES.map(([name, level, wide]) => [name, stack.window_centre + level * stack.window_width, wide * stack.window_width]);
-  const buttons = presets.map(([name, level, wide], i) => {
+function showPresets() {
+  const about = active?.plane?.series.about;
+  const wanted = about ? presetsOf(about) : [];
+  const buttons = wanted.map(([name, level, wide], i) => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "quiet";
     button.title = `Shift+${i + 1}`;
     button.textContent = name;
-    button.addEventListener("click", () => setWindow(level, wide));
+    button.addEventListener("click", () => active.setWindow(level, wide));
     return button;
   });
   field("presets").replaceChildren(...buttons);
 }
 
-function say(text) {
-  message.textContent = text;
-  message.hidden = !text;
+function optionsOf(series) {
+  return series.map((entry) => {
+    const option = new Option(`${entry.words} (${entry.images})`, entry.index);
+    option.dataset.words = entry.words;
+    return option;
+  });
 }
 
-async function fetched(url) {
-  const answer = await fetch(url, { credentials: "same-origin" });
-  if (answer.redirected) throw new Error("Your session has ended. Sign in again; a draft is kept in this tab.");
-  if (!answer.ok) throw new Error("The images cannot be fetched now. Reload the page to try again.");
-  return answer;
+function fail(one, error) {
+  if (error.name === "AbortError") return;
+  one.clear(error.message);
+  if (one.id === "main") viewer.dataset.state = "failed";
 }
 
-async function openSeries(number) {
-  values = null;
-  viewer.dataset.state = "loading";
-  say("Loading images…");
-  const url = `${viewer.dataset.seriesUrl}/${number}`;
-  stack = await (await fetched(url)).json();
-  field("notes").textContent = stack.notes.join(" ");
-  if (!stack.depth) {
-    redraw();
-    say(stack.notes[0] || "None of these images can be shown.");
-    viewer.dataset.state = "empty";
+function leave(name) {
+  const series = shown[name];
+  if (!series) return;
+  series.close();
+  tools.clear(tools.measured.filter((one) => one.metadata.FrameOfReferenceUID === `series-${series.key}`).map((one) => one.annotationUID));
+  forget(series);
+  shown[name] = null;
+}
+
+function firstOf({ about }, kept) {
+  return Math.min(about.depth - 1, kept.index ?? Math.floor(about.depth / 2));
+}
+
+// Open a series in the main pane or in that of the earlier study; its middle image is drawn before the others come.
+async function openSeries(name, opening, label, kept = {}) {
+  const one = pane(name);
+  leave(name);
+  one.clear("Loading images…");
+  one.opening = opening;
+  const series = await opening;
+  if (one.opening !== opening) { series.close(); return; }
+  shown[name] = series;
+  if (!series.about.depth) {
+    one.clear(series.about.notes[0] || "None of these images can be shown.");
+    if (name === "main") finish("empty");
     return;
   }
-  values = new Uint16Array(await (await fetched(`${url}/pixels`)).arrayBuffer());
-  ["left", "right", "top", "bottom"].forEach((side, i) => { field(`edge-${side}`).textContent = stack.edges[i]; });
-  field("corner-series").textContent = pick.options[pick.selectedIndex].dataset.words;
-  scroll.max = stack.depth - 1;
-  index = Math.floor(stack.depth / 2);
-  makePresets();
-  reset();
-  bringViewBack();
-  say("");
-  viewer.dataset.state = "ready";
+  const first = firstOf(series, kept);
+  series.fill(first);
+  one.part("corner-series").textContent = label;
+  await one.show(acquired(series), first, kept);
+  one.say("");
+  if (name === "main") finish("ready");
+}
+
+function finish(state) {
+  viewer.dataset.state = state;
+  field("notes").textContent = state === "ready" ? shown.main.about.notes.join(" ") : "";
+  if (layout === "planes" && !shown.main?.about.planes.length) arrange("single");
+  if (layout === "planes") openPlanes();
+  showState();
+}
+
+function openPlanes() {
+  const series = shown.main;
+  cut(series).forEach(async (plane, i) => {
+    const one = pane(["first", "second"][i]);
+    if (one.plane?.series === series) return;
+    one.clear("Loading the other images…");
+    series.oncount = (count) => { for (const name of ["first", "second"]) if (!panes[name].plane || panes[name].drawn < 0) panes[name].say(`Loading ${count} of ${series.about.depth} images…`); };
+    try {
+      await one.show(plane, Math.floor(plane.depth / 2), panes.main);
+      one.say("");
+    } catch (error) {
+      fail(one, error);
+    }
+  });
+}
+
+function arrange(wanted) {
+  layout = wanted;
+  stage.dataset.layout = layout;
+  const names = { single: ["main"], planes: ["main", "first", "second"], beside: ["main", "prior"] }[layout];
+  for (const root of stage.querySelectorAll("[data-pane]")) root.hidden = !names.includes(root.dataset.pane);
+  field("prior-tools").hidden = layout !== "beside";
+  if (active && active.root.hidden) activate(panes.main);
+  engine.resize(true, false);
+  for (const one of visible()) if (one.plane) one.fit();
+  if (layout === "planes") openPlanes();
+  if (layout === "beside" && !shown.prior) openPrior();
+  showState();
+}
+
+async function openPrior() {
+  const one = pane("prior");
+  const prior = priors[field("prior-pick").selectedIndex];
+  try {
+    one.clear("Loading the earlier study…");
+    const url = `${caseUrl}/priors/${prior.prior}/series`;
+    const { series } = await (await fetched(url)).json();
+    field("prior-series").replaceChildren(...optionsOf(series));
+    field("prior-series").disabled = series.length < 2;
+    if (!series.length) one.clear("The earlier study holds no image that can be shown.");
+    else await openPriorSeries();
+  } catch (error) {
+    fail(one, error);
+  }
+}
+
+async function openPriorSeries() {
+  const prior = priors[field("prior-pick").selectedIndex];
+  const option = field("prior-series").selectedOptions[0];
+  await openSeries("prior", Series.open(`${caseUrl}/priors/${prior.prior}/series/${option.value}`), `EARLIER  ${prior.words}  ${option.dataset.words}`)
+    .catch((error) => fail(pane("prior"), error));
+}
+
+async function askForPriors() {
+  ({ priors } = await (await fetched(`${caseUrl}/priors`)).json());
+  field("prior-pick").replaceChildren(...priors.map((prior) => new Option(prior.words, prior.prior)));
+  field("prior-pick").disabled = priors.length < 2;
+  showState();
+}
+
+// The same image and window again when the page comes back after a claim or a commit.
+function keepView() {
+  const main = panes.main;
+  if (!main?.plane) return;
+  const { flipHorizontal, flipVertical } = main.camera;
+  const kept = { series: field("series-pick").value, index: main.wanted, window: main.window, inverted: main.inverted, flipHorizontal, flipVertical, layout };
+  sessionStorage.setItem(viewKey, JSON.stringify(kept));
+}
+
+// The list of series and the first image are under way before there is anything to draw them with.
+async function ask() {
+  const { series } = await (await fetched(`${caseUrl}/series`)).json();
+  const kept = JSON.parse(sessionStorage.getItem(viewKey) || "{}");
+  const same = series.find((entry) => String(entry.index) === kept.series);
+  const picked = same ?? series[0];
+  const opening = picked && Series.open(`${caseUrl}/series/${picked.index}`);
+  opening?.then((one) => { if (one.about.depth) one.fill(firstOf(one, same ? kept : {})); }).catch(() => {});
+  return { series, picked, kept: same ? kept : {}, opening };
+}
+
+async function start() {
+  const [core, paneModule, toolsModule] = await parts;
+  ({ Pane } = paneModule);
+  ({ forget } = core);
+  const started = core.start();
+  ({ engine } = started);
+  viewer.dataset.rendering = started.rendering;
+  tools = new toolsModule.Tools(engine, () => showState());
+  activate(pane("main"));
 }
 
 async function open() {
+  const asked = ask();
+  asked.catch(() => {});
+  await start();
   try {
-    const { series } = await (await fetched(viewer.dataset.seriesUrl)).json();
-    if (!series.length) {
+    const { series, picked, kept, opening } = await asked;
+    const pick = field("series-pick");
+    if (!picked) {
       pick.options[0].textContent = "none";
-      say("This study holds no image that can be shown.");
+      active.clear("This study holds no image that can be shown.");
       viewer.dataset.state = "empty";
       return;
     }
-    const options = series.map((entry) => {
-      const option = new Option(`${entry.words} (${entry.images})`, entry.index);
-      option.dataset.words = entry.words;
-      return option;
-    });
-    pick.replaceChildren(...options);
+    pick.replaceChildren(...optionsOf(series));
     pick.disabled = series.length < 2;
-    const kept = JSON.parse(sessionStorage.getItem(viewKey) || "{}").series;
-    if (series.some((entry) => String(entry.index) === kept)) pick.value = kept;
-    await openSeries(pick.value);
+    pick.value = picked.index;
+    await openSeries("main", opening, picked.words, kept);
+    if (kept.layout === "planes" && shown.main?.about.planes.length) arrange("planes");
+    await askForPriors();
+    if (kept.layout === "beside" && priors.length) arrange("beside");
   } catch (error) {
-    say(error.message);
-    viewer.dataset.state = "failed";
+    fail(panes.main, error);
   }
 }
 
-pick.addEventListener("change", () => openSeries(pick.value).catch((error) => say(error.message)));
-scroll.addEventListener("input", () => go(Number(scroll.value)));
-field("reset").addEventListener("click", reset);
-field("invert").addEventListener("click", () => setInverted(!inverted));
-window.addEventListener("pagehide", keepView);
-new ResizeObserver(redraw).observe(stage);
+function openPicked() {
+  const pick = field("series-pick");
+  const opening = Series.open(`${caseUrl}/series/${pick.value}`);
+  return openSeries("main", opening, pick.selectedOptions[0].dataset.words).catch((error) => fail(panes.main, error));
+}
 
 let wheeled = 0;
-stage.addEventListener("wheel", (event) => {
+function onWheel(event, one) {
   event.preventDefault();
   wheeled += event.deltaMode ? event.deltaY * 40 : event.deltaY;
   const steps = Math.trunc(wheeled / 40);
   if (!steps) return;
   wheeled -= steps * 40;
-  go(index + Math.sign(steps) * Math.min(3, Math.abs(steps)));
-}, { passive: false });
+  one.go(one.wanted + Math.sign(steps) * Math.min(3, Math.abs(steps)));
+}
 
-canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-canvas.addEventListener("pointerdown", (event) => {
-  canvas.setPointerCapture(event.pointerId);
-  canvas.focus({ preventScroll: true });
-  if (event.button === 1) event.preventDefault();
-});
-canvas.addEventListener("pointermove", (event) => {
-  if (!values || !event.buttons) return;
-  if (event.buttons & 2) {
-    zoom = Math.min(12, Math.max(0.5, zoom * Math.exp(-event.movementY / 150)));
-    redraw();
-  } else if (event.buttons & 4) {
-    shift = [shift[0] + event.movementX, shift[1] + event.movementY];
-    redraw();
-  } else {
-    const speed = stack.window_width / 400;
-    setWindow(centre + event.movementY * speed, width + event.movementX * speed);
-  }
-});
-
+const commands = {
+  reset: () => active.reset(),
+  invert: () => { active.setInverted(!active.inverted); showState(); },
+  "flip-horizontal": () => active.flip("horizontal"),
+  "flip-vertical": () => active.flip("vertical"),
+  clear: () => tools.clear(),
+  planes: () => { if (!field("planes").disabled) arrange(layout === "planes" ? "single" : "planes"); },
+  prior: () => { if (!field("prior").disabled) arrange(layout === "beside" ? "single" : "beside"); },
+  measure: () => choose(tools.chosen === "length" ? "window" : "length"),
+};
+const keys = { r: "reset", i: "invert", h: "flip-horizontal", p: "planes", b: "prior", m: "measure" };
 const moves = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -5, PageDown: 5, Home: -Infinity, End: Infinity };
-document.addEventListener("keydown", (event) => {
-  const busy = event.target.closest("textarea, select, input:not([type=radio])");
-  if (busy || event.ctrlKey || event.altKey || event.metaKey) return;
-  const digit = /^Digit([1-9])$/.exec(event.code);
-  if (event.shiftKey && digit && presets[digit[1] - 1]) {
-    setWindow(presets[digit[1] - 1][1], presets[digit[1] - 1][2]);
-  } else if (event.key in moves) {
-    go(index + moves[event.key]);
-  } else if (event.key === "r") {
-    reset();
-  } else if (event.key === "i") {
-    setInverted(!inverted);
-  } else {
-    return;
-  }
-  event.preventDefault();
-});
 
-open();
+function choose(name) {
+  tools.choose(name);
+  showState();
+}
+
+function onKey(event) {
+  const busy = event.target.closest("textarea, select, input:not([type=radio])");
+  if (busy || !active || event.ctrlKey || event.altKey || event.metaKey) return;
+  const digit = /^Digit([1-9])$/.exec(event.code);
+  const about = active.plane?.series.about;
+  const preset = event.shiftKey && digit && about && presetsOf(about)[digit[1] - 1];
+  if (preset) active.setWindow(preset[1], preset[2]);
+  else if (event.key in moves) active.go(active.wanted + moves[event.key]);
+  else if (event.key === "+" || event.key === "-") active.zoomBy(event.key === "+" ? 1.25 : 0.8);
+  else if (event.key === "Delete") tools.clearChosen();
+  else if (!event.shiftKey && event.key in keys) commands[keys[event.key]]();
+  else return;
+  event.preventDefault();
+}
+
+for (const name of ["reset", "invert", "flip-horizontal", "flip-vertical", "clear", "planes", "prior"]) field(name).addEventListener("click", () => commands[name]());
+for (const button of viewer.querySelectorAll("[data-tool]")) button.addEventListener("click", () => choose(button.dataset.tool));
+field("series-pick").addEventListener("change", openPicked);
+field("prior-pick").addEventListener("change", openPrior);
+field("prior-series").addEventListener("change", openPriorSeries);
+document.addEventListener("keydown", onKey);
+window.addEventListener("pagehide", keepView);
+new ResizeObserver(() => engine?.resize(true, true)).observe(stage);
+
+open().catch(() => {
+  field("message").textContent = "The viewer cannot start in this browser. Open the case in another one.";
+  viewer.dataset.state = "failed";
+});
