@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.errors import HaltPipeline
+from pipeline.errors import HaltPipeline, UnfitAccount
+from pipeline.store.common_passwords import is_common
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import account
 
@@ -77,7 +78,8 @@ ALLOWED: Final[Mapping[Role, frozenset[May]]] = {
     Role.OUTSIDE: frozenset({May.READ, May.READ_ALL}),
 }
 
-_OF_PEOPLE = tuple(role for role in Role if role is not Role.OUTSIDE)
+OF_ACCOUNTS = tuple(role for role in Role if role is not Role.OUTSIDE)
+NOT_AT_THE_DESK = frozenset({Role.SERVICE, Role.OUTSIDE})  #: programs, which never sign in
 OUTSIDE_NAME = "outside system"
 _NO_PASSWORD = "!"  # noqa: S105 - no hash, so that nothing matches it
 
@@ -90,10 +92,11 @@ class Account:
     name: str
     role: Role
     specialties: tuple[str, ...]
+    granted: frozenset[May] = frozenset()  #: beside what the role allows: by the scopes of a service's token
 
     def may(self, what: May) -> bool:
-        """Whether the account's role allows this."""
-        return what in ALLOWED[self.role]
+        """Whether the account's role, or what it was granted, allows this."""
+        return what in ALLOWED[self.role] or what in self.granted
 
     @property
     def may_read(self) -> bool:
@@ -120,35 +123,80 @@ class StoredPassword:
     password_hash: str
     locked_until: datetime | None
     disabled: bool
+    second_factor: bool
+    by_provider: bool  #: the site's provider vouches for this person
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password at all."""
+        return self.password_hash != _NO_PASSWORD
+
+    @property
+    def may_sign_in(self) -> bool:
+        """Whether this account may open a session."""
+        return not self.disabled and self.account.role not in NOT_AT_THE_DESK
 
 
 def create_account(
-    connection: Connection, *, name: str, password: str, role: str, specialties: Sequence[str], now: datetime
+    connection: Connection,
+    *,
+    name: str,
+    password: str | None,
+    role: str,
+    specialties: Sequence[str],
+    now: datetime,
+    oidc_subject: str | None = None,
 ) -> str:
-    """Make an account and return its id; raises HaltPipeline naming what to change."""
-    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-        raise HaltPipeline(f"the account's name must have 1 to {LONGEST_NAME} printable characters; choose another")
-    if role not in _OF_PEOPLE:
-        raise HaltPipeline(f"no role named '{role}': use one of {', '.join(_OF_PEOPLE)}")
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise HaltPipeline(
-            f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; choose another"
-        )
+    """Make an account, without a password where another vouches for it, and return its id. Raises UnfitAccount."""
+    refuse_name(name)
+    refuse_role(role)
+    if password is not None:
+        refuse_password(password, name=name)
     account_id = new_id()
     row = {
         "id": account_id,
         "name": name.strip(),
-        "password_hash": _hash(password),
+        "password_hash": _NO_PASSWORD if password is None else _hash(password),
         "role": role,
         "specialties": list(specialties),
         "created_at": now,
+        "oidc_subject": oidc_subject,
     }
     try:
         with connection.begin_nested():
             connection.execute(insert(account).values(**row))
     except IntegrityError as error:
-        raise HaltPipeline(f"an account named '{name.strip()}' exists already; choose another name") from error
+        raise UnfitAccount(f"an account named '{name.strip()}' exists already; choose another name") from error
     return account_id
+
+
+def refuse_name(name: str) -> None:
+    """Raise UnfitAccount for a name that no account may have."""
+    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise UnfitAccount(f"the account's name must have 1 to {LONGEST_NAME} printable characters; choose another")
+
+
+def refuse_role(role: str) -> None:
+    """Raise UnfitAccount for what is no role of an account that can be made."""
+    if role not in OF_ACCOUNTS:
+        raise UnfitAccount(f"no role named '{role}': use one of {', '.join(OF_ACCOUNTS)}")
+
+
+def refuse_password(password: str, *, name: str) -> None:
+    """Raise UnfitAccount for a password that is too short, too long, widely used, or the account's name."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise UnfitAccount(
+            f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; choose another"
+        )
+    if is_common(password) or name.strip().casefold() == password.strip().casefold():
+        raise UnfitAccount("this password is among the first that strangers try; choose another")
+
+
+def set_password(connection: Connection, *, account_id: str, name: str, password: str) -> None:
+    """Give an account another password and forget its wrong attempts. Raises UnfitAccount."""
+    refuse_password(password, name=name)
+    changed = {"password_hash": _hash(password), "failures": 0, "locked_until": None}
+    connection.execute(update(account).where(account.c.id == account_id).values(**changed))
 
 
 def _hash(password: str) -> str:
@@ -171,7 +219,15 @@ def outside_account(connection: Connection, *, now: datetime) -> Account:
 
 def find_for_sign_in(connection: Connection, name: str) -> StoredPassword | None:
     """The account of that name with what is needed to check a password, or None."""
-    row = connection.execute(select(account).where(account.c.name == name.strip())).one_or_none()
+    return _stored(connection.execute(select(account).where(account.c.name == name.strip())).one_or_none())
+
+
+def find_by_id(connection: Connection, account_id: str) -> StoredPassword | None:
+    """The account of that id with what is needed to check a password, or None."""
+    return _stored(connection.execute(select(account).where(account.c.id == account_id)).one_or_none())
+
+
+def _stored(row: Row[Any] | None) -> StoredPassword | None:
     if row is None:
         return None
     return StoredPassword(
@@ -179,6 +235,8 @@ def find_for_sign_in(connection: Connection, name: str) -> StoredPassword | None
         password_hash=row.password_hash,
         locked_until=row.locked_until,
         disabled=row.disabled,
+        second_factor=row.totp_secret is not None,
+        by_provider=row.oidc_subject is not None,
     )
 
 
@@ -214,7 +272,7 @@ def record_failure(connection: Connection, *, account_id: str, now: datetime) ->
 
 
 def record_success(connection: Connection, *, account_id: str) -> None:
-    """Forget the wrong passwords."""
+    """Forget the wrong attempts."""
     connection.execute(update(account).where(account.c.id == account_id).values(failures=0, locked_until=None))
 
 

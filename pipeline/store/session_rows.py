@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pipeline.store.account_rows import Account, Role
 from pipeline.store.tables import account, session
 
+MOST_SESSIONS = 5  #: of one account at a time
 _TOUCH_AFTER = timedelta(seconds=30)
 
 
@@ -23,6 +24,16 @@ class SignedIn:
     csrf_token: str
     token_hash: str
     needs_touch: bool
+    by_token: bool = False  #: a service with a token and no cookie, so that there is nothing to forge
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSession:
+    """A session as its owner sees it."""
+
+    token_hash: str
+    created_at: datetime
+    last_seen_at: datetime
 
 
 def hash_token(token: str) -> str:
@@ -31,7 +42,10 @@ def hash_token(token: str) -> str:
 
 
 def open_session(connection: Connection, *, account_id: str, now: datetime) -> str:
-    """Start a session and return the cookie's value: 256 random bits, different at every sign-in."""
+    """Start a session and return the cookie's value: 256 random bits, different at every sign-in.
+
+    Beyond MOST_SESSIONS of one account those that began first end.
+    """
     token = secrets.token_urlsafe(32)
     connection.execute(
         insert(session).values(
@@ -40,9 +54,35 @@ def open_session(connection: Connection, *, account_id: str, now: datetime) -> s
             csrf_token=secrets.token_urlsafe(32),
             created_at=now,
             last_seen_at=now,
+            proven_at=now,
         )
     )
+    _end_the_oldest(connection, account_id, keep=hash_token(token))
     return token
+
+
+def _end_the_oldest(connection: Connection, account_id: str, *, keep: str) -> None:
+    others = (session.c.account_id == account_id) & (session.c.token_hash != keep)
+    query = select(session.c.token_hash).where(others).order_by(session.c.created_at.desc(), session.c.token_hash)
+    surplus = list(connection.execute(query.offset(MOST_SESSIONS - 1)).scalars())
+    if surplus:
+        connection.execute(delete(session).where(session.c.token_hash.in_(surplus)))
+
+
+def open_sessions(
+    connection: Connection, *, account_id: str, now: datetime, idle: timedelta, absolute: timedelta
+) -> list[OpenSession]:
+    """The live sessions of an account, the one used last first."""
+    live = (session.c.last_seen_at > now - idle) & (session.c.created_at > now - absolute)
+    query = (
+        select(session.c.token_hash, session.c.created_at, session.c.last_seen_at)
+        .where(session.c.account_id == account_id, live)
+        .order_by(session.c.last_seen_at.desc(), session.c.token_hash)
+    )
+    return [
+        OpenSession(token_hash=row.token_hash, created_at=row.created_at, last_seen_at=row.last_seen_at)
+        for row in connection.execute(query)
+    ]
 
 
 def find_session(

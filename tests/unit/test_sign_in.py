@@ -19,7 +19,7 @@ from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from tests.reading_room_cases import NOW, ORIGIN, PASSWORD, Clock, Desk, add_account, make_room, seat, visitor
 
-PAGE = "/worklist"
+PAGE = "/account"
 
 
 @pytest.fixture
