@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
-from flows.door_flows import delivery_flow, pull_flow, reconciliation_flow
+from flows.door_flows import delivery_flow, notice_flow, pull_flow, reconciliation_flow
 from flows.prefect_server import prefect_server
 from flows.triage_flow import triage_flow
 from flows.workplace import reachable_prefect
@@ -44,7 +44,7 @@ class Scheduled:
 
 
 def deploy(home: Path, cron: str = EVERY_FIVE_MINUTES, hospital: Hospital | None = None) -> dict[str, str]:
-    """Register the scheduled deployments, triage and those of the door, and their work pool. Raises HaltPipeline."""
+    """Register the scheduled deployments (triage, notices, the door) and their work pool. Raises HaltPipeline."""
     _check_cron(cron)
     with prefect_server(home), reachable_prefect():
         return asyncio.run(_deploy(cron, door_of(hospital or Hospital())))
@@ -55,8 +55,9 @@ async def _deploy(cron: str, door: Sequence[Scheduled]) -> dict[str, str]:
         with suppress(ObjectAlreadyExists):
             await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     triage = Scheduled(triage_flow, cron, "Seals quiet studies and triages what is ready.")
-    identifiers = [await _register(scheduled) for scheduled in (triage, *door)]
-    also = {scheduled.flow.name: scheduled.cron for scheduled in door}
+    notices = Scheduled(notice_flow, EVERY_TWO_MINUTES, "Escalates overdue cases and tells whoever is in charge.")
+    identifiers = [await _register(scheduled) for scheduled in (triage, notices, *door)]
+    also = {scheduled.flow.name: scheduled.cron for scheduled in (notices, *door)}
     return {
         "deployment": f"{triage_flow.name}/{DEPLOYMENT}",
         "id": identifiers[0],
