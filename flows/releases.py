@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ from pipeline.store import alias_rows
 
 if TYPE_CHECKING:
     from models.release import Release
+    from pipeline.domain.neighbours import Neighbours, ScoredCases
+
+_log = logging.getLogger(__name__)
 
 
 def find_release(house: House, name: str, protocol: str | None) -> Release:
@@ -60,6 +65,28 @@ def certificate_sentences(house: House, digest: str) -> tuple[str, ...]:
     except HaltPipeline:
         return ()
     return tuple(certificate.sentence() for certificate in release.certificates.values())
+
+
+def neighbours_of(house: House, digest: str, score: float) -> Neighbours | None:
+    """The certification patients nearest to `score` under the release with that digest; None where they are not kept."""
+    folder = house.settings.home / "releases" / digest
+    cases = _scored_cases(folder, digest) if folder.is_dir() else None
+    return None if cases is None else cases.nearest(score)
+
+
+@lru_cache(maxsize=16)
+def _scored_cases(folder: Path, digest: str) -> ScoredCases | None:
+    """Read and verified once: a release never changes. None for an older release and for one that was tampered with."""
+    from models.release import read_scored_cases
+    from models.release_files import CERTIFICATION, verify_one
+
+    try:
+        return read_scored_cases(folder, verify_one(folder, CERTIFICATION, digest))
+    except HaltPipeline as error:
+        _log.warning(
+            "a release's certification cases cannot be read", extra={"release": digest, "error": type(error).__name__}
+        )
+        return None
 
 
 def alias_history(house: House, protocol: TriageProtocol) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from flows.bootstrap import House
 from flows.case_line import CaseLine
 from flows.champion import Champion, ChampionDesk
 from flows.leases import kept
+from flows.map_drawing import MapDrawer
 from flows.pulling import ask_before_sealing
 from pipeline import intake, triage
 from pipeline.domain.case import Reason
@@ -60,6 +61,7 @@ class TriageDesk:
         self._chunk_size = house.settings.chunk_size
         self._seconds: dict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
+        self._maps = MapDrawer(house)
         self._line = CaseLine(
             house.database,
             audit_key=house.keys.audit,
@@ -137,6 +139,16 @@ class TriageDesk:
                         self.decide(case_ids)
                     except RetryLater:
                         self.give_up(case_ids)
+            while not self.ready() and self.draw_next_maps():
+                pass
+
+    def draw_next_maps(self) -> bool:
+        """Draw the maps of one case that this run decided, where its protocol asks for them; False when none waits."""
+        started = time.perf_counter()
+        if not self._maps.draw_next(self._bench_now):
+            return False
+        self._seconds["drawing maps"] += time.perf_counter() - started
+        return True
 
     def ready(self) -> int:
         """How many cases wait at this moment."""
@@ -171,7 +183,12 @@ class TriageDesk:
         return {stage: round(spent, 3) for stage, spent in (*self._seconds.items(), ("the rest", rest), ("all", whole))}
 
     def _bench(self, name: str, claimed: ClaimedCase) -> Bench:
-        champion = self._champion_of(name, claimed.attempts)
+        return self._bench_of(name, self._champion_of(name, claimed.attempts))
+
+    def _bench_now(self, name: str) -> Bench:
+        return self._bench_of(name, self._champion_of(name, 1))
+
+    def _bench_of(self, name: str, champion: Champion) -> Bench:
         return Bench(
             blobs=self._house.blobs,
             sandbox=self._house.sandbox,
@@ -213,6 +230,7 @@ class TriageDesk:
             del self._held[claimed.case_id]
             self._cases.append(row)
             self._counts.update((str(decision.route), reason) for reason in reasons)
+        self._maps.wish(claimed.case_id, protocol)
 
     def _give_back(self, case_id: str) -> None:
         with self._lock:

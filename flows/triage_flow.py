@@ -55,10 +55,11 @@ def _triage(house: House, on_progress: OnProgress, *, wait: bool, seal_now: bool
     with desk.leases():
         while True:
             worked = [_work_off(desk, name, chunk, tell) for name in house.protocols]
-            if not any(worked) and not (wait and _patiently(desk.somebody_holds_cases)):
+            if any(worked) or desk.draw_next_maps():
+                continue
+            if not (wait and _patiently(desk.somebody_holds_cases)):
                 break
-            if not any(worked):
-                time.sleep(_POLL_S)
+            time.sleep(_POLL_S)
     tell("")
     summary = _patiently(desk.summary)
     _publish(summary)

@@ -44,6 +44,7 @@ from pipeline.domain.calibration import (
     nll,
 )
 from pipeline.domain.certificate import Certificate, Side, certify, gated_scores
+from pipeline.domain.neighbours import ScoredCases
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.domain.selective import auroc
 from pipeline.domain.stopping import StoppingRule
@@ -68,6 +69,10 @@ class JudgedCases:
     def positive(self, protocol: TriageProtocol) -> NDArray[np.bool_]:
         """Whether each case (N,) shows the finding."""
         return np.isin([case.target for case in self.cases], protocol.finding_indices)
+
+    def scored(self, protocol: TriageProtocol) -> ScoredCases:
+        """Their scores and truths, without who they are."""
+        return ScoredCases.of([one.route_score for one in self.judgements], self.positive(protocol))
 
     def gated(self, side: Side, mutual_information_limit: float, novelty_level: float) -> NDArray[np.float64]:
         """Route scores (N,) with every case that a gate stops at the far end of `side`."""
@@ -134,6 +139,7 @@ def fit_release(
         created_at=created_at,
         metrics=_metrics(_calibrated(judge, looks), labels, protocol),
         routine_without_finding=_kept_without_finding(body, certified, certificates["routine"]),
+        certification=certified.scored(protocol),
     )
 
 

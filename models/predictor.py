@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from models.looks import judge_of, look
+from models.saliency import OutOfTime, attribute, draw
 from models.sampling import Ensemble
 from models.transforms import prepare
 from pipeline.domain.case import Reason
+from pipeline.domain.drawn_map import DrawnMap
 from pipeline.domain.evidence import Analysis, Policy
 from pipeline.domain.volume import Volume
 from pipeline.errors import DeferCase
@@ -80,6 +82,16 @@ class ReleasePredictor:
             novelty=novelty,
             depths=tuple(depth for v in volumes for depth in _depths(v, dimensions)),
         )
+
+    def maps(self, case_key: str, volumes: Sequence[Volume], out_of_time: OutOfTime) -> tuple[DrawnMap, ...]:
+        """Where the answer about the same case is sensitive and where the networks differ; no decision looks at it.
+
+        Raises TimeoutError once `out_of_time`, DeferCase, ValueError and whatever torch raises.
+        """
+        protocol = self._release.protocol
+        each = [prepare(volume, protocol.preprocessing, protocol.network.dimensions) for volume in volumes]
+        found = attribute(self._ensemble, torch.cat(each), case_key, protocol.finding_indices, out_of_time=out_of_time)
+        return draw(protocol, volumes, each, found)
 
 
 def _depths(volume: Volume, dimensions: int) -> tuple[int, ...]:

@@ -22,9 +22,10 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from models import release_files
-from models.release_files import CERTIFICATES, FORMAT, NOVELTY, RELEASE, canonical, member_name, sha256
+from models.release_files import CERTIFICATES, CERTIFICATION, FORMAT, NOVELTY, RELEASE, canonical, member_name, sha256
 from pipeline.domain.certificate import Certificate
 from pipeline.domain.evidence import Policy
+from pipeline.domain.neighbours import ScoredCases
 from pipeline.domain.novelty import NoveltyReference
 from pipeline.domain.stopping import StoppingRule
 from pipeline.errors import HaltPipeline
@@ -55,7 +56,7 @@ class ReleaseBody:
     @property
     def novelty_bytes(self) -> bytes:
         """The novelty reference as safetensors bytes."""
-        return safetensors.numpy.save(dict(sorted(self.novelty.to_arrays().items())))
+        return _arrays_bytes(self.novelty.to_arrays())
 
     @property
     def dependencies(self) -> dict[str, str]:
@@ -88,6 +89,7 @@ class Release:
     members: tuple[Path, ...]
     member_digests: tuple[str, ...]
     meta: dict[str, Any]
+    certification: ScoredCases | None  #: what the certificates counted; None in an older release
 
     @classmethod
     def load(cls, folder: Path, expected_digest: str | None = None) -> Release:
@@ -101,6 +103,8 @@ class Release:
         body = _read_body(folder, meta, files)
         certificates = {side: _read_certificate(folder, name, files[name]) for side, name in CERTIFICATES.items()}
         _refuse_disagreement(folder, meta, body, certificates)
+        scored = read_scored_cases(folder, files.get(CERTIFICATION))
+        _refuse_more_cases(folder, scored, certificates)
         paths = tuple(folder / member_name(i) for i in range(len(body.members)))
         return cls(
             folder=folder,
@@ -114,6 +118,7 @@ class Release:
             members=paths,
             member_digests=tuple(sha256(data) for data in body.members),
             meta=meta,
+            certification=scored,
         )
 
     def weights(self, member: int) -> dict[str, Tensor]:
@@ -144,11 +149,12 @@ def write_release(
     created_at: datetime,
     metrics: Mapping[str, float] | None = None,
     routine_without_finding: int | None = None,
+    certification: ScoredCases | None = None,
 ) -> Release:
     """Write a release to `folder`, whole or not at all, and load it back verified.
 
     `routine_without_finding` counts the certify cases without the finding that the certificate's threshold leaves in
-    ROUTINE. Raises HaltPipeline when the folder exists or the parts do not belong together.
+    ROUTINE; `certification` are the cases the certificates counted. Raises HaltPipeline when the folder exists or the parts do not belong together.
     """
     if folder.exists():
         raise HaltPipeline(f"{folder.name}: exists already; give a folder that does not")
@@ -156,12 +162,33 @@ def write_release(
     try:
         told = {"metrics": dict(metrics or {}), "routine_without_finding": routine_without_finding}
         _write_files(draft, body, certificates, created_at=created_at, told=told)
+        if certification is not None:
+            (draft / CERTIFICATION).write_bytes(_arrays_bytes(certification.to_arrays()))
         release_files.write_manifest(draft)
         Release.load(draft)
         os.replace(draft, folder)  # noqa: PTH105 - the one atomic step
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Release.load(folder)
+
+
+def read_scored_cases(folder: Path, data: bytes | None) -> ScoredCases | None:
+    """The cases in the verified bytes of a release's CERTIFICATION, None where it has none; raises HaltPipeline."""
+    if data is None:
+        return None
+    try:
+        return ScoredCases.from_arrays(release_files.parse_arrays(folder, CERTIFICATION, data))
+    except ValueError as error:
+        raise _mismatch(folder, f"{CERTIFICATION} cannot be read ({error})") from error
+
+
+def _refuse_more_cases(folder: Path, scored: ScoredCases | None, certificates: Mapping[str, Certificate]) -> None:
+    """Cases that no certificate counted are not the certification's."""
+    if scored is None:
+        return
+    routine = certificates["routine"]
+    if len(scored.scores) > routine.patients or int(scored.truths.sum()) > routine.positives:
+        raise _mismatch(folder, f"{CERTIFICATION} holds more cases than its certificates counted")
 
 
 def _write_files(
@@ -279,6 +306,10 @@ def _refuse_disagreement(
 
 def _mismatch(folder: Path, what: str) -> HaltPipeline:
     return HaltPipeline(f"release {folder.name}: {what}; download the release again, or train it anew")
+
+
+def _arrays_bytes(arrays: Mapping[str, Any]) -> bytes:
+    return safetensors.numpy.save({name: arrays[name] for name in sorted(arrays)})
 
 
 def _pretty(content: Mapping[str, Any]) -> bytes:

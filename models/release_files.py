@@ -24,12 +24,13 @@ from pipeline.errors import HaltPipeline
 MANIFEST = "manifest.json"
 RELEASE = "release.json"
 NOVELTY = "novelty.safetensors"
+CERTIFICATION = "certification.safetensors"  #: scores and truths of the certify split; older releases have none
 CERTIFICATES = {"routine": "certificate-routine.json", "priority": "certificate-priority.json"}
 FORMAT = "secondread-release/2"
 
 _deserialize: Callable[[bytes], list[object]] = safetensors.deserialize
 _ALLOWED = re.compile(
-    r"release\.json|certificate-(routine|priority)\.json|novelty\.safetensors|members/\d{2}\.safetensors"
+    r"release\.json|certificate-(routine|priority)\.json|(novelty|certification)\.safetensors|members/\d{2}\.safetensors"
 )
 _CURE = "download the release again, or train it anew"
 
@@ -72,6 +73,18 @@ def verify(folder: Path, expected_digest: str | None = None) -> tuple[str, dict[
     listed = _listed(folder, manifest)
     _refuse_differences(folder, set(listed), _names(folder))
     return digest, {name: _verified(folder, name, listed[name]) for name in sorted(listed)}
+
+
+def verify_one(folder: Path, name: str, expected_digest: str) -> bytes | None:
+    """The verified bytes of one file of the release with that digest, the others unread; None where it has no such file.
+
+    Raises HaltPipeline when the manifest or the file is missing or changed.
+    """
+    manifest = _read(folder, MANIFEST)
+    if sha256(manifest) != expected_digest:
+        raise HaltPipeline(f"release {folder.name}: its digest is not {expected_digest[:12]} as registered; {_CURE}")
+    listed = _listed(folder, manifest)
+    return _verified(folder, name, listed[name]) if name in listed else None
 
 
 def parse_json(folder: Path, name: str, data: bytes) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,6 +142,12 @@ class Ensemble:
         with self._one_at_a_time:
             logits = torch.stack([member.deterministic(parts) for member in self._members])
         return _log_probabilities(logits)
+
+    @contextmanager
+    def alone(self) -> Iterator[tuple[Member, ...]]:
+        """The members, with nobody else at work on them meanwhile."""
+        with self._one_at_a_time:
+            yield self._members
 
     def _sample(
         self, parts: Tensor, case_key: str, passes: int | None, settled: Settled | None, *, observe: bool = False

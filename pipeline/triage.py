@@ -16,6 +16,7 @@ from pipeline.dicom.scope_gate import judge_scope
 from pipeline.dicom.series_selection import SelectionOutcome, select_series
 from pipeline.domain.case import Reason
 from pipeline.domain.deferral import decide
+from pipeline.domain.drawn_map import DrawnMap
 from pipeline.domain.evidence import Analysis, Decision, Evidence, Policy, ScopeVerdict
 from pipeline.domain.study import InstanceHeader, Verdict
 from pipeline.domain.volume import Volume
@@ -55,6 +56,9 @@ class Predictor(Protocol):
 
     def analyse(self, case_key: str, volumes: Sequence[Volume]) -> Analysis:
         """What the release says about the series of one case. Raises DeferCase when it may not speak."""
+
+    def maps(self, case_key: str, volumes: Sequence[Volume], out_of_time: Callable[[], bool]) -> Sequence[DrawnMap]:
+        """Where the answer about them is sensitive, for a reader who has seen it; may raise anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,13 @@ def _told(look: _Look, failure: Exception | None, attempts: int) -> Evidence:
     return look.evidence
 
 
+def volumes_of(bench: Bench, revision: SealedRevision) -> list[Volume]:
+    """The volumes of a sealed revision as the release is shown them, decoded again. Raises what decoding raises."""
+    look = _Look(bench, revision)
+    look.prepare(with_model=True)
+    return look.volumes
+
+
 class _Look:
     """The evidence of one case as it grows; what was found before a failure stays."""
 
@@ -167,6 +178,11 @@ class _Look:
             protocol_digest=bench.protocol.digest,
             release_digest=None if bench.predictor is None else bench.predictor.release_digest,
         )
+
+    @property
+    def volumes(self) -> list[Volume]:
+        """What the release is asked about; nothing before `prepare`, outside the scope and after `analyse`."""
+        return self._volumes or []
 
     def note(self, reason: Reason, detail: str) -> None:
         """Add a problem."""
