@@ -6,15 +6,19 @@ Asking that an item be cancelled is written down and takes nothing off the workl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from pipeline import claiming, review
+from pipeline.answering import NO_FORM
 from pipeline.domain.case import ItemState
 from pipeline.errors import NotAllowed, SecondreadError
+from pipeline.protocol import TriageProtocol
 from pipeline.review import Read
-from pipeline.store import account_rows, audit_rows, reading_rows, work_item_rows, worklist_rows
+from pipeline.store import account_rows, audit_rows, reading_rows, round_rows, work_item_rows, worklist_rows
 from pipeline.store.account_rows import Account
 from pipeline.store.database import Database, Transaction
 from pipeline.store.read_rows import OPENED
@@ -23,6 +27,7 @@ from pipeline.store.work_item_rows import WorkItem
 
 CANCEL_ASKED = "work_item.cancel_asked"
 GIVEN_BACK = "work_item.given_back"
+NO_PROTOCOLS: Final[Mapping[str, TriageProtocol]] = MappingProxyType({})
 FINAL = (ItemState.COMPLETED, ItemState.CANCELED)
 
 
@@ -44,9 +49,17 @@ class Hold:
 
 
 def search(database: Database, *, state: ItemState | None, limit: int, offset: int, now: datetime) -> list[WorkItem]:
-    """Work items in that state, or all, in reading order."""
+    """Work items in that state, or all, in reading order; of a case that other systems read, no further round is told."""
     with database.read() as connection:
-        return work_item_rows.search_items(connection, state=state, limit=limit, offset=offset, now=now)
+        known = account_rows.find_for_sign_in(connection, account_rows.OUTSIDE_NAME)
+        return work_item_rows.search_items(
+            connection,
+            account_id=None if known is None else known.account.id,
+            state=state,
+            limit=limit,
+            offset=offset,
+            now=now,
+        )
 
 
 def find(database: Database, item_id: str) -> tuple[WorkItem, list[dict[str, Any]]]:
@@ -101,6 +114,8 @@ def claim(database: Database, item_id: str, transaction_uid: str, *, lease: time
         item = _item(connection, item_id)
         account = account_rows.outside_account(connection, now=now)
         case_id = item.line.case_id
+        if not round_rows.may_take_item(connection, item_id=item_id, account_id=account.id, adjudicates=False):
+            raise ItemConflict("this work item is not one for other systems; leave it to the readers of the room")
         taken = worklist_rows.claim_item(connection, case_id=case_id, account_id=account.id, lease=lease, now=now)
         if taken is None or taken.item_id != item_id or not _is_first(connection, taken, transaction_uid, now):
             raise ItemConflict("somebody else holds this work item, or it is not open any more")
@@ -115,11 +130,26 @@ def _is_first(connection: Transaction, taken: worklist_rows.Claim, transaction_u
     )
 
 
-def commit(database: Database, item_id: str, transaction_uid: str, read: Read, *, now: datetime) -> str:
-    """Write the read, close the item, return the read's id; raises NoSuchItem, ItemConflict, UnfinishedRead."""
+def commit(
+    database: Database,
+    item_id: str,
+    transaction_uid: str,
+    read: Read,
+    *,
+    protocols: Mapping[str, TriageProtocol] = NO_PROTOCOLS,
+    key: bytes = b"",
+    now: datetime,
+) -> str:
+    """Write the read, close the item, return the read's id; raises NoSuchItem, ItemConflict, UnfinishedRead.
+
+    Whether somebody reads it again follows the active protocol, drawn with `key`; its form is not asked of other systems.
+    """
     with database.transaction() as connection:
         hold = _hold(connection, item_id, transaction_uid, now)
-    return review.commit_read(database, hold.account, hold.case_id, hold.fence, read, now=now)
+        protocol = protocols.get(_item(connection, item_id).line.protocol)
+    reading = NO_FORM if protocol is None else protocol.reading
+    said = replace(read, answers=None)
+    return review.commit_read(database, hold.account, hold.case_id, hold.fence, said, reading=reading, key=key, now=now)
 
 
 def give_back(database: Database, item_id: str, transaction_uid: str, reason: str, *, now: datetime) -> str:

@@ -2,29 +2,62 @@
 
 Every write names the claim's fence. A claim that ended or passed to somebody else raises StaleClaim, and the caller keeps
 the draft. The committed read is never changed: what the reader thinks after the reveal stands beside it, in
-`read.agreement` and, for an amended finding, in the audit trail.
+`read.agreement` and `read.amended_to`. What may be shown to whom is decided here and in the queries below, never by a page:
+a case may go to a second reader, who must not know it, and then to an adjudicator, who sees both reads and no answer.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pipeline.domain.case import ItemState
+from pipeline import answering
+from pipeline.answering import CANNOT_BE_READ, LONGEST_COMMENT, NO_FORM, Read, Unreadable
+from pipeline.domain.case import ItemState, Reason
 from pipeline.domain.result import ResultKind
+from pipeline.domain.second_reads import ADJUDICATION, SECOND, are_concordant, asks_for_second, drawn_for_second_read
 from pipeline.errors import NotAllowed, StaleClaim, UnfinishedRead
-from pipeline.protocol import TriageProtocol
-from pipeline.store import audit_rows, outbox_rows, read_rows, reading_rows, worklist_rows
-from pipeline.store.account_rows import Account
+from pipeline.protocol import Reading, TriageProtocol
+from pipeline.store import (
+    audit_rows,
+    draft_rows,
+    emergency_rows,
+    exposure_rows,
+    outbox_rows,
+    read_rows,
+    reading_rows,
+    round_rows,
+    worklist_rows,
+)
+from pipeline.store.account_rows import Account, May
 from pipeline.store.database import Database, Transaction
+from pipeline.store.draft_rows import StoredDraft
+from pipeline.store.exposure_rows import Exposure
 from pipeline.store.line_rows import Line
 from pipeline.store.read_rows import OPENED, StoredRead
 from pipeline.store.reading_rows import BlindCase, ModelAnswer
 
-CANNOT_BE_READ = "cannot_be_read"
-LONGEST_COMMENT = 4000  #: characters
+__all__ = [
+    "CANNOT_BE_READ",
+    "LONGEST_COMMENT",
+    "Agreement",
+    "CaseView",
+    "OtherRead",
+    "Read",
+    "Unreadable",
+    "commit_read",
+    "images_of_case",
+    "keep_draft",
+    "note_exposure",
+    "record_agreement",
+    "reveal",
+    "save_draft",
+    "view_case",
+]
 
 
 class Agreement(StrEnum):
@@ -36,12 +69,18 @@ class Agreement(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
-    """What a reader says about a case: a class of the protocol or CANNOT_BE_READ, certainty 1 to 5, and words."""
+class OtherRead:
+    """A colleague's read as it is shown to an adjudicator, or to the others when all is said; no name but to a lead."""
 
+    label: str  #: "Reader A"
+    name: str | None
+    decided: bool  #: it is the adjudication
     finding: str
     certainty: int
-    comment: str = ""
+    comment: str
+    answers: Mapping[str, Any]  #: what the form asked
+    because: str | None
+    committed_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +93,48 @@ class CaseView:
     answer: ModelAnswer | None
     held: bool  #: by this reader, now
     may_claim: bool
+    draft: StoredDraft | None = None  #: this reader's own, where nothing is committed yet
+    others: tuple[OtherRead, ...] = ()
+    outcome: str | None = None  #: the finding that stands, once nobody is asked any more and more than one has read
 
 
 def view_case(database: Database, reader: Account, case_id: str, *, now: datetime) -> CaseView:
-    """One case as this reader may see it now; raises NoSuchCase."""
+    """One case as this reader may see it now, noting what of it colours a read; raises NoSuchCase."""
     with database.read() as connection:
-        case = reading_rows.known_case(connection, case_id)
-        item = case.item
-        return CaseView(
-            case=case,
-            protocol=TriageProtocol.model_validate(dict(case.protocol_content)),
-            read=read_rows.read_by(connection, case_id=case_id, reader_id=reader.id),
-            answer=reading_rows.model_answer(connection, case_id=case_id, reader_id=reader.id),
-            held=item is not None and _holds(item, reader, now),
-            may_claim=item is not None and _is_free(item, now) and reader.may_claim(str(item.specialty)),
-        )
+        view = _view(connection, reader, case_id, now)
+    if view.others:
+        note_exposure(database, reader, case_id, Exposure.READS, now=now)
+    if view.case.item is None and view.case.state == "DECIDED":
+        note_exposure(database, reader, case_id, Exposure.ROUTE, now=now)
+    return view
+
+
+def _view(connection: Transaction, reader: Account, case_id: str, now: datetime) -> CaseView:
+    case = reading_rows.known_case(connection, case_id, account_id=reader.id)
+    read = read_rows.read_by(connection, case_id=case_id, reader_id=reader.id)
+    item = case.item
+    held = item is not None and _holds(item, reader, now)
+    others, outcome = _others(connection, reader, case, read, held=held)
+    return CaseView(
+        case=case,
+        protocol=TriageProtocol.model_validate(dict(case.protocol_content)),
+        read=read,
+        answer=reading_rows.model_answer(connection, case_id=case_id, reader_id=reader.id),
+        held=held,
+        may_claim=item is not None and read is None and _may_claim(connection, item, reader, now),
+        draft=None if read else draft_rows.newest(connection, case_id=case_id, account_id=reader.id),
+        others=others,
+        outcome=outcome,
+    )
+
+
+def note_exposure(database: Database, person: Account, case_id: str, kind: Exposure, *, now: datetime) -> None:
+    """Log the first moment at which this person was shown this of the case."""
+    with database.read() as connection:
+        if exposure_rows.is_noted(connection, case_id=case_id, account_id=person.id, kind=kind):
+            return
+    with database.transaction() as connection:
+        exposure_rows.note(connection, case_id=case_id, account_id=person.id, kind=kind, now=now)
 
 
 def images_of_case(database: Database, case: BlindCase) -> list[tuple[str, dict[str, Any]]]:
@@ -82,20 +148,104 @@ def _holds(item: Line, reader: Account, now: datetime) -> bool:
     return item.state == ItemState.IN_PROGRESS and item.holder_id == reader.id and live
 
 
-def _is_free(item: Line, now: datetime) -> bool:
+def _may_claim(connection: Transaction, item: Line, reader: Account, now: datetime) -> bool:
     ended = item.lease_until is not None and item.lease_until <= now
-    return item.state == ItemState.SCHEDULED or (item.state == ItemState.IN_PROGRESS and ended)
+    is_free = item.state == ItemState.SCHEDULED or (item.state == ItemState.IN_PROGRESS and ended)
+    may = emergency_rows.may_claim(connection, reader, case_id=item.case_id, specialty=str(item.specialty), now=now)
+    if not is_free or not may:
+        return False
+    return round_rows.may_take_item(
+        connection, item_id=str(item.item_id), account_id=reader.id, adjudicates=reader.may(May.ADJUDICATE)
+    )
 
 
-def commit_read(database: Database, reader: Account, case_id: str, fence: int, read: Read, *, now: datetime) -> str:
-    """Write the read, close the item and return the read's id; raises NoSuchCase, UnfinishedRead or StaleClaim."""
+def _round(connection: Transaction, item: Line) -> int:
+    return round_rows.round_of(connection, str(item.item_id))
+
+
+def _others(
+    connection: Transaction, reader: Account, case: BlindCase, own: StoredRead | None, *, held: bool
+) -> tuple[tuple[OtherRead, ...], str | None]:
+    """What colleagues read: for who adjudicates now, and for readers whose answer was revealed when all is said."""
+    if own is None:
+        adjudicates = held and case.item is not None and _round(connection, case.item) == ADJUDICATION
+        return (_shown(connection, reader, case.case_id) if adjudicates else ()), None
+    if own.revealed_at is None or round_rows.open_round(connection, case.case_id) is not None:
+        return (), None
+    others = _shown(connection, reader, case.case_id)
+    final = read_rows.final_read(connection, case.case_id)
+    return others, final[0].finding if others and final else None
+
+
+def _shown(connection: Transaction, reader: Account, case_id: str) -> tuple[OtherRead, ...]:
+    """Everybody else's reads in an order that tells nothing, the adjudication last; never what they made of the answer."""
+    found = [pair for pair in read_rows.reads_of(connection, case_id) if pair[0].reader_id != reader.id]
+    found.sort(key=lambda pair: (pair[0].round == ADJUDICATION, hashlib.sha256(pair[0].id.encode()).digest()))
+    names_too = reader.may(May.SEE_RECORD) and not _is_to_read(connection, reader, case_id)
+    return tuple(
+        OtherRead(
+            label="Adjudicator" if read.round == ADJUDICATION else f"Reader {'AB'[place % 2]}",
+            name=name if names_too else None,
+            decided=read.round == ADJUDICATION,
+            finding=read.finding,
+            certainty=read.certainty,
+            comment=read.comment,
+            answers=(read.answers or {}).get("answers") or {},
+            because=(read.answers or {}).get("because"),
+            committed_at=read.committed_at,
+        )
+        for place, (read, name) in enumerate(found)
+    )
+
+
+def _is_to_read(connection: Transaction, reader: Account, case_id: str) -> bool:
+    return read_rows.read_by(connection, case_id=case_id, reader_id=reader.id) is None
+
+
+def save_draft(
+    database: Database, reader: Account, case_id: str, fence: int, content: Mapping[str, Any], *, now: datetime
+) -> datetime:
+    """Keep what is filled in and return the moment; raises StaleClaim where the case has passed on or is read."""
+    with database.transaction() as connection:
+        kept = draft_rows.save(connection, case_id=case_id, account_id=reader.id, fence=fence, content=content, now=now)
+    if not kept:
+        raise StaleClaim.ended()
+    return now
+
+
+def keep_draft(database: Database, reader: Account, case_id: str, content: Mapping[str, Any], *, now: datetime) -> None:
+    """Bring the reader's draft up to date where a commit was refused, also when the hold is lost."""
+    with database.transaction() as connection:
+        draft_rows.keep(connection, case_id=case_id, account_id=reader.id, content=content, now=now)
+
+
+def commit_read(
+    database: Database,
+    reader: Account,
+    case_id: str,
+    fence: int,
+    read: Read,
+    *,
+    reading: Reading = NO_FORM,
+    key: bytes = b"",
+    now: datetime,
+) -> str:
+    """Write the read, close the item, open the next round where one is due, and return the read's id.
+
+    `reading` is the form and the rule of second reads, `key` draws them. Raises NoSuchCase, NotAllowed, UnfinishedRead or
+    StaleClaim.
+    """
     with database.transaction() as connection:
         case = reading_rows.known_case(connection, case_id)
-        _check(read, TriageProtocol.model_validate(dict(case.protocol_content)))
+        answering.check(read, TriageProtocol.model_validate(dict(case.protocol_content)))
+        answers = answering.checked_answers(read, reading)
+        if read_rows.read_by(connection, case_id=case_id, reader_id=reader.id) is not None:
+            raise NotAllowed("you have read this case; nobody gives two reads of one case")
         item_id = worklist_rows.complete_claim(connection, case_id=case_id, account_id=reader.id, fence=fence, now=now)
         if item_id is None:
             raise StaleClaim.ended()
         opened = read_rows.first_opened(connection, item_id=item_id, case_id=case_id, actor=reader.name, event=OPENED)
+        number = round_rows.round_of(connection, item_id)
         read_id = read_rows.add_read(
             connection,
             item_id=item_id,
@@ -107,22 +257,50 @@ def commit_read(database: Database, reader: Account, case_id: str, fence: int, r
             fence=fence,
             opened_at=opened or now,
             committed_at=now,
+            number=number,
+            answers=answers,
         )
+        draft_rows.forget(connection, case_id=case_id, account_id=reader.id)
         what = {"read": read_id, "item": item_id, "finding": read.finding, "certainty": read.certainty, "fence": fence}
         audit_rows.append(connection, at=now, actor=reader.name, event="read.committed", case_id=case_id, payload=what)
-        outbox_rows.announce(connection, case_id=case_id, kind=ResultKind.READ, now=now)
+        _continue(
+            connection, case_id, item_id, number, _next_round(connection, case_id, number, read, reading, key), now
+        )
         return read_id
 
 
-def _check(read: Read, protocol: TriageProtocol) -> None:
-    if read.finding not in (*protocol.class_names, CANNOT_BE_READ):
-        raise UnfinishedRead("choose what you see, or that the case cannot be read")
-    if not 1 <= read.certainty <= 5:
-        raise UnfinishedRead("choose how certain you are, from 1 to 5")
-    if read.finding == CANNOT_BE_READ and not read.comment.strip():
-        raise UnfinishedRead("say in the comment why the case cannot be read")
-    if len(read.comment) > LONGEST_COMMENT:
-        raise UnfinishedRead(f"the comment is longer than {LONGEST_COMMENT} characters; shorten it")
+def _next_round(  # noqa: PLR0917 - what is known of the case, what rules it
+    connection: Transaction, case_id: str, number: int, read: Read, reading: Reading, key: bytes
+) -> int | None:
+    """The round that follows this read, None where all is said."""
+    rule = reading.second_reads
+    if number == SECOND:
+        first = read_rows.reads_of(connection, case_id)[0][0]
+        return None if are_concordant(first.finding, read.finding) else ADJUDICATION
+    if number == ADJUDICATION:
+        return None
+    drawn = bool(key or rule.share in {0.0, 1.0}) and drawn_for_second_read(key, case_id, rule.share)
+    second = asks_for_second(
+        finding=read.finding,
+        certainty=read.certainty,
+        findings=rule.findings,
+        least_certainty=rule.least_certainty,
+        drawn=drawn,
+    )
+    return SECOND if second else None
+
+
+def _continue(  # noqa: PLR0917 - where the case stands, where it goes
+    connection: Transaction, case_id: str, item_id: str, number: int, following: int | None, now: datetime
+) -> None:
+    """Open the next round, or tell the result: nothing leaves the house while anybody still reads blind."""
+    if following is None:
+        outbox_rows.announce(connection, case_id=case_id, kind=ResultKind.READ, now=now)
+        return
+    more = (Reason.DISCORDANT,) if following == ADJUDICATION else ()
+    opened = round_rows.schedule_next(connection, item_id=item_id, number=following, more_reasons=more, now=now)
+    what = {"item": opened, "round": following, "after": number}
+    audit_rows.append(connection, at=now, actor="review", event="round.opened", case_id=case_id, payload=what)
 
 
 def reveal(database: Database, reader: Account, case_id: str, *, now: datetime) -> None:
@@ -130,6 +308,7 @@ def reveal(database: Database, reader: Account, case_id: str, *, now: datetime) 
     with database.transaction() as connection:
         read = _own_read(connection, reader, case_id)
         if read_rows.mark_revealed(connection, read_id=read.id, now=now):
+            exposure_rows.note(connection, case_id=case_id, account_id=reader.id, kind=Exposure.ANSWER, now=now)
             audit_rows.append(
                 connection, at=now, actor=reader.name, event="read.revealed", case_id=case_id, payload={"read": read.id}
             )
@@ -157,12 +336,14 @@ def record_agreement(
     """
     with database.transaction() as connection:
         protocol = TriageProtocol.model_validate(dict(reading_rows.known_case(connection, case_id).protocol_content))
-        if agreement is Agreement.AMEND and amended_to not in (*protocol.class_names, CANNOT_BE_READ):
+        amends = agreement is Agreement.AMEND
+        if amends and amended_to not in (*protocol.class_names, CANNOT_BE_READ):
             raise UnfinishedRead("choose what you would read now")
         read = _own_read(connection, reader, case_id)
-        if not read_rows.record_agreement(connection, read_id=read.id, agreement=agreement):
+        now_read = amended_to if amends else None
+        if not read_rows.record_agreement(connection, read_id=read.id, agreement=agreement, amended_to=now_read):
             raise NotAllowed("this is noted once, after the model's answer was shown")
         what = {"read": read.id, "agreement": agreement.value}
-        if agreement is Agreement.AMEND:
+        if amends:
             what["amended_to"] = str(amended_to)
         audit_rows.append(connection, at=now, actor=reader.name, event="read.compared", case_id=case_id, payload=what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
+from pipeline.domain.second_reads import ADJUDICATION
 from pipeline.domain.study import StudyState, Verdict
 from pipeline.store.tables import case, instance, read, revision_instance, study, study_revision
 
@@ -40,14 +41,19 @@ def accepted_series(connection: Connection, study_id: str) -> list[tuple[str, ..
 
 
 def findings(connection: Connection, study_id: str, protocol: str) -> set[str]:
-    """What committed reads of the newest sealed revision say under that protocol; reads taken back say nothing."""
+    """What committed reads of the newest sealed revision say under that protocol.
+
+    Reads taken back say nothing, and where an adjudicator has decided, nobody else does.
+    """
     stands = or_(read.c.agreement.is_(None), read.c.agreement != _TAKEN_BACK)
+    adjudicated = select(read.c.case_id).where(read.c.round == ADJUDICATION)
+    final = or_(read.c.round == ADJUDICATION, read.c.case_id.not_in(adjudicated))
     query = (
         select(read.c.finding)
         .join(case, case.c.id == read.c.case_id)
         .join(study_revision, study_revision.c.id == case.c.revision_id)
         .join(study, study.c.id == study_revision.c.study_id)
-        .where(_is_newest(study_id), case.c.protocol == protocol, stands)
+        .where(_is_newest(study_id), case.c.protocol == protocol, stands, final)
     )
     return set(connection.execute(query).scalars())
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
+from pipeline.domain.second_reads import ADJUDICATION
 from pipeline.store.sequences import new_id
-from pipeline.store.tables import audit_event, read
+from pipeline.store.tables import account, audit_event, read
 
 OPENED = "read.opened"  #: the audit event of a reader who takes hold of an item
 
@@ -28,6 +31,9 @@ class StoredRead:
     committed_at: datetime
     revealed_at: datetime | None
     agreement: str | None
+    amended_to: str | None = None
+    round: int = 1
+    answers: Mapping[str, Any] | None = None
 
 
 def add_read(
@@ -42,8 +48,10 @@ def add_read(
     fence: int,
     opened_at: datetime,
     committed_at: datetime,
+    number: int = 1,
+    answers: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a read and return its id; the database refuses a second read of one item."""
+    """Write a read of round `number` and return its id; the database refuses a second read of one item or reader."""
     read_id = new_id()
     connection.execute(
         insert(read).values(
@@ -57,6 +65,8 @@ def add_read(
             fence=fence,
             opened_at=opened_at,
             committed_at=committed_at,
+            round=number,
+            answers=None if answers is None else dict(answers),
         )
     )
     return read_id
@@ -71,8 +81,28 @@ def read_by(connection: Connection, *, case_id: str, reader_id: str) -> StoredRe
         .limit(1)
     )
     row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else _stored(row)
+
+
+def reads_of(connection: Connection, case_id: str) -> list[tuple[StoredRead, str]]:
+    """Every committed read of a case with its reader's name, in the order of the rounds."""
+    query = (
+        select(read, account.c.name.label("reader"))
+        .join(account, account.c.id == read.c.reader_id)
+        .where(read.c.case_id == case_id)
+        .order_by(read.c.round, read.c.committed_at, read.c.id)
+    )
+    return [(_stored(row), row.reader) for row in connection.execute(query)]
+
+
+def final_read(connection: Connection, case_id: str) -> tuple[StoredRead, str] | None:
+    """The read that stands for the case, with its reader's name: the adjudication where there is one, else the first."""
+    reads = reads_of(connection, case_id)
+    decided = [pair for pair in reads if pair[0].round == ADJUDICATION]
+    return next(iter((*decided, *reads)), None)
+
+
+def _stored(row: Row[Any]) -> StoredRead:
     names = StoredRead.__dataclass_fields__
     return StoredRead(**{name: row._mapping[name] for name in names})  # noqa: SLF001 - the documented row view
 
@@ -85,12 +115,12 @@ def mark_revealed(connection: Connection, *, read_id: str, now: datetime) -> boo
     return changed.rowcount == 1
 
 
-def record_agreement(connection: Connection, *, read_id: str, agreement: str) -> bool:
+def record_agreement(connection: Connection, *, read_id: str, agreement: str, amended_to: str | None = None) -> bool:
     """Note once what the reader made of the revealed answer; False before the reveal or the second time."""
     changed = connection.execute(
         update(read)
         .where(read.c.id == read_id, read.c.revealed_at.is_not(None), read.c.agreement.is_(None))
-        .values(agreement=agreement)
+        .values(agreement=agreement, amended_to=amended_to)
     )
     return changed.rowcount == 1
 

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, exists, select
 
 from pipeline.domain.case import Reason
 from pipeline.errors import NoSuchCase
-from pipeline.store.line_rows import PERSON, Line, is_open, item_lines, line_of
+from pipeline.store.line_rows import PERSON, Line, item_lines, line_of
+from pipeline.store.reading_order import is_open
 from pipeline.store.tables import (
     case,
     decision,
@@ -34,7 +35,7 @@ _MODEL_REASONS = frozenset({Reason.CONFIDENT_FINDING, Reason.CONFIDENT_ABSENCE, 
 
 @dataclass(frozen=True, kw_only=True)
 class BlindCase:
-    """One case as it may be shown before its read is committed; `item` is its newest worklist item."""
+    """One case as it may be shown before its read is committed; `item` is the worklist item that concerns who asks."""
 
     case_id: str
     study_id: str
@@ -70,8 +71,11 @@ class ModelAnswer:
     protocol_content: Mapping[str, Any]
 
 
-def blind_case(connection: Connection, case_id: str) -> BlindCase | None:
-    """One case without the model's answer, or None when there is none of that id."""
+def blind_case(connection: Connection, case_id: str, *, account_id: str | None = None) -> BlindCase | None:
+    """One case without the model's answer, or None when there is none of that id.
+
+    Its item is the one that this account read, so that readers learn of no later round, else the newest one.
+    """
     query = (
         select(
             case,
@@ -93,7 +97,7 @@ def blind_case(connection: Connection, case_id: str) -> BlindCase | None:
     if row is None:
         return None
     looked_at: Mapping[str, Any] = row.looked_at or {}
-    item, fence = _newest_item(connection, case_id)
+    item, fence = _item(connection, case_id, account_id)
     return BlindCase(
         case_id=case_id,
         study_id=row.study_id,
@@ -115,9 +119,9 @@ def blind_case(connection: Connection, case_id: str) -> BlindCase | None:
     )
 
 
-def known_case(connection: Connection, case_id: str) -> BlindCase:
-    """One case without the model's answer; raises NoSuchCase."""
-    case = blind_case(connection, case_id)
+def known_case(connection: Connection, case_id: str, *, account_id: str | None = None) -> BlindCase:
+    """One case without the model's answer, as `blind_case` tells it; raises NoSuchCase."""
+    case = blind_case(connection, case_id, account_id=account_id)
     if case is None:
         raise NoSuchCase("there is no such case; go back to the worklist")
     return case
@@ -128,12 +132,14 @@ def _speakable_problems(looked_at: Mapping[str, Any]) -> tuple[tuple[str, str], 
     return tuple((str(r), str(text)) for r, text in looked_at.get("problems") or () if r not in _MODEL_REASONS)
 
 
-def _newest_item(connection: Connection, case_id: str) -> tuple[Line | None, int]:
+def _item(connection: Connection, case_id: str, account_id: str | None) -> tuple[Line | None, int]:
+    own = read.alias()
+    is_own = exists().where(own.c.item_id == worklist_item.c.id, own.c.reader_id == account_id)
     query = (
         item_lines()
         .add_columns(worklist_item.c.fence)
         .where(worklist_item.c.case_id == case_id)
-        .order_by(worklist_item.c.created_at.desc(), is_open().desc())
+        .order_by(is_own.desc(), worklist_item.c.round.desc(), worklist_item.c.created_at.desc(), is_open().desc())
         .limit(1)
     )
     row = connection.execute(query).one_or_none()

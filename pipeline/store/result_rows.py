@@ -31,17 +31,16 @@ from pipeline.domain.result import (
     SourceInstance,
 )
 from pipeline.protocol import TriageProtocol
+from pipeline.store import read_rows, round_rows
 from pipeline.store.door_tables import delivery
 from pipeline.store.json_values import IDENTITY_FIELDS
 from pipeline.store.revision_rows import sealed_revision
 from pipeline.store.tables import (
-    account,
     case,
     decision,
     identity,
     outbox,
     protocol_text,
-    read,
     study,
     study_revision,
     worklist_item,
@@ -51,11 +50,12 @@ _TELLING_REASONS = frozenset({Reason.CONFIDENT_FINDING, Reason.CONFIDENT_ABSENCE
 
 
 def load_result(connection: Connection, outbox_id: str, *, withhold: bool, version: str) -> Result:
-    """The result that an outbox row announces; `withhold` keeps numbers back until a read is committed."""
+    """The result that an outbox row announces; `withhold` keeps numbers back until the last read is committed."""
     row = connection.execute(_query().where(outbox.c.id == outbox_id)).one()
     protocol = TriageProtocol.model_validate(dict(row.content))
     item, human = _item(connection, row.case_id), _read(connection, row)
-    told = _told(row, item, protocol, human, withhold=withhold)
+    is_read_on = round_rows.open_round(connection, row.case_id) is not None
+    told = _told(row, item, protocol, human, blind=withhold and item is not None and (human is None or is_read_on))
     return replace(
         told,
         person=_person(connection, row.study_id),
@@ -92,10 +92,9 @@ def _query() -> Any:
 
 
 def _told(
-    row: Row[Any], item: Row[Any] | None, protocol: TriageProtocol, human: HumanRead | None, *, withhold: bool
+    row: Row[Any], item: Row[Any] | None, protocol: TriageProtocol, human: HumanRead | None, *, blind: bool
 ) -> Result:
     analysis: Mapping[str, Any] | None = row.evidence.get("analysis")
-    blind = withhold and item is not None and human is None
     numbers, absent = (None, Absent.WITHHELD) if blind and analysis else _numbers(analysis)
     route = Route.REVIEW if blind and row.audit else Route(row.route)
     findings = Findings.WITHHELD if blind and analysis else _findings(route, analysis)
@@ -170,27 +169,23 @@ def _is_finding(protocol: TriageProtocol, name: str) -> bool:
 
 
 def _item(connection: Connection, case_id: str) -> Row[Any] | None:
-    query = select(worklist_item).where(worklist_item.c.case_id == case_id).order_by(worklist_item.c.created_at.desc())
-    return connection.execute(query.limit(1)).first()
+    """The item of the first read, so that a result tells nothing of a second one."""
+    query = select(worklist_item).where(worklist_item.c.case_id == case_id)
+    return connection.execute(query.order_by(worklist_item.c.round, worklist_item.c.created_at.desc()).limit(1)).first()
 
 
 def _read(connection: Connection, row: Row[Any]) -> HumanRead | None:
-    """The first committed read of the case, where the read is what is told."""
-    if row.kind != ResultKind.READ:
+    """The read that stands for the case, where the read is what is told."""
+    final = read_rows.final_read(connection, row.case_id) if row.kind == ResultKind.READ else None
+    if final is None:
         return None
-    query = (
-        select(read, account.c.name)
-        .join(account, account.c.id == read.c.reader_id)
-        .where(read.c.case_id == row.case_id)
-        .order_by(read.c.committed_at)
-    )
-    found = connection.execute(query.limit(1)).one()
+    stored, reader = final
     return HumanRead(
-        reader=found.name,
-        finding=found.finding,
-        certainty=found.certainty,
-        comment=found.comment,
-        committed_at=found.committed_at,
+        reader=reader,
+        finding=stored.finding,
+        certainty=stored.certainty,
+        comment=stored.comment,
+        committed_at=stored.committed_at,
     )
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select, update
 
 from pipeline.domain.case import CaseState, ItemState
-from pipeline.store.line_rows import Line, is_open, item_lines, line_of
+from pipeline.store.line_rows import Line, item_lines, line_of
+from pipeline.store.reading_order import is_open, reading_order
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import case, outside_claim, protocol_text, study, worklist_item
-from pipeline.store.worklist_rows import is_free, is_held_by, reading_order
+from pipeline.store.worklist_rows import is_free, is_held_by, is_open_to
+
+_OPEN = (ItemState.SCHEDULED.value, ItemState.IN_PROGRESS.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +76,24 @@ def find_item(connection: Connection, item_id: str) -> WorkItem | None:
 
 
 def search_items(
-    connection: Connection, *, state: ItemState | None, limit: int, offset: int, now: datetime
+    connection: Connection, *, account_id: str | None, state: ItemState | None, limit: int, offset: int, now: datetime
 ) -> list[WorkItem]:
-    """Items in that state at `now`, or all, in reading order; a hold whose lease has ended is none."""
-    query = _items() if state is None else _items().where(_is_in(state, now))
+    """Items in that state at `now`, or all, in reading order; a hold whose lease has ended is none.
+
+    Open items that are not for this account are left out, and finished ones of cases that are still being read blind.
+    """
+    query = _items().where(_is_told(account_id))
+    if state is not None:
+        query = query.where(_is_in(state, now))
     rows = connection.execute(query.order_by(*reading_order(now)).limit(limit).offset(offset))
     return [_item(row) for row in rows]
+
+
+def _is_told(account_id: str | None) -> ColumnElement[bool]:
+    other = worklist_item.alias()
+    is_read_on = exists().where(other.c.case_id == worklist_item.c.case_id, other.c.state.in_(_OPEN))
+    is_for = is_open_to(account_id or "", may_adjudicate=False)
+    return or_(and_(is_open(), is_for), and_(~is_open(), ~is_read_on))
 
 
 def _is_in(state: ItemState, now: datetime) -> ColumnElement[bool]:
@@ -121,9 +136,9 @@ def fence_of_claim(
 
 def replace_claim(connection: Connection, *, item_id: str, account_id: str, fence: int, now: datetime) -> str | None:
     """Cancel a held item and put its case on the worklist again, due when it was; the new item's id, or None."""
-    kept = (worklist_item.c[name] for name in ("case_id", "specialty", "priority", "reasons", "due_at"))
+    kept = (worklist_item.c[name] for name in ("case_id", "specialty", "priority", "reasons", "due_at", "round"))
     held = and_(worklist_item.c.id == item_id, worklist_item.c.fence == fence, is_held_by(account_id, now))
-    cancel = update(worklist_item).where(held).values(state=ItemState.CANCELED.value, lease_until=None)
+    cancel = update(worklist_item).where(held).values(state=ItemState.CANCELED.value, lease_until=None, ended_at=now)
     row = connection.execute(cancel.returning(*kept)).one_or_none()
     if row is None:
         return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.domain.neighbours import Neighbours
 from pipeline.protocol import TriageProtocol
 from pipeline.review import CaseView
+from pipeline.store.map_rows import has_maps
 from pipeline.store.reading_rows import ModelAnswer
 from pipeline.web import words
+from pipeline.web.room import Room
 
 BAR_WIDTH = 320.0  #: user units of the drawings
 
@@ -21,6 +24,7 @@ class Part:
 
     name: str
     words: str
+    why: str
     nats: float
     share: float
     x: float
@@ -59,6 +63,25 @@ class AnswerView:
     release: str
     audit: bool
     failed_guards: tuple[str, ...]
+    doubt: str = ""  #: how sure it is and why not surer, in one sentence
+    leaning: int | None = None  #: members whose score for any finding is a half or more
+    neighbours: Neighbours | None = None  #: in the certification set
+    maps: bool = False  #: whether there are maps to show
+
+
+def answer_to_show(room: Room, view: CaseView) -> AnswerView | None:
+    """The reveal of a case with what its release has at hand, or None where nothing may be shown."""
+    digest = None if view.answer is None else view.answer.release_digest
+    if digest is None:
+        return answer_view(view, ())
+    answer = answer_view(view, room.certificates(digest))
+    if answer is None or answer.score is None or view.read is None:
+        return answer
+    return replace(
+        answer,
+        neighbours=room.neighbours(digest, answer.score),
+        maps=has_maps(room.database, view.case.case_id, reader_id=view.read.reader_id),
+    )
 
 
 def answer_view(view: CaseView, certificates: Sequence[str]) -> AnswerView | None:
@@ -72,6 +95,8 @@ def answer_view(view: CaseView, certificates: Sequence[str]) -> AnswerView | Non
     policy: Mapping[str, Any] = answer.policy or {}
     likelihoods = _probabilities(numbers)
     scores = [float(value) for value in numbers.get("member_scores") or ()]
+    ceiling = math.log(max(2, len(likelihoods)))
+    parts = _parts(numbers, ceiling)
     return AnswerView(
         route=answer.route,
         reasons=answer.reasons,
@@ -79,8 +104,8 @@ def answer_view(view: CaseView, certificates: Sequence[str]) -> AnswerView | Non
         agrees=_agrees(likelihoods, view.read.finding),
         probabilities=tuple((name, p, BAR_WIDTH * p) for name, p in likelihoods),
         score=_number(numbers.get("route_score")),
-        parts=_parts(numbers),
-        ceiling=math.log(max(2, len(likelihoods))),
+        parts=parts,
+        ceiling=ceiling,
         members=tuple(Mark(x=BAR_WIDTH * s, value=s, words=f"member {i + 1}") for i, s in enumerate(scores)),
         thresholds=_thresholds(policy),
         spread=max(scores) - min(scores) if scores else None,
@@ -92,7 +117,20 @@ def answer_view(view: CaseView, certificates: Sequence[str]) -> AnswerView | Non
         release=answer.release_digest or "",
         audit=answer.audit,
         failed_guards=tuple(str(name) for name, holds in _pairs(answer.guards) if not holds),
+        doubt=_doubt(parts, ceiling),
+        leaning=sum(score >= 0.5 for score in scores) if scores else None,
     )
+
+
+def _doubt(parts: Sequence[Part], ceiling: float) -> str:
+    """How much of the largest possible doubt there is, and what most of it comes from."""
+    total = sum(part.nats for part in parts)
+    if not parts or not total:
+        return "No doubt that could be measured." if parts else ""
+    share = total / ceiling
+    much = "Little doubt" if share < 1 / 3 else "Some doubt" if share < 2 / 3 else "Much doubt"
+    most = max(parts, key=lambda part: part.nats)
+    return f"{much}, {'most' if most.share >= 0.5 else 'more than elsewhere'} of it from {most.words}."
 
 
 def _looks(numbers: Mapping[str, Any]) -> str:
@@ -126,21 +164,22 @@ def _agrees(likelihoods: Sequence[tuple[str, float]], read_as: str) -> bool | No
     return max(likelihoods, key=lambda pair: pair[1])[0] == read_as if likelihoods else None
 
 
-def _parts(numbers: Mapping[str, Any]) -> tuple[Part, ...]:
-    """Expected entropy, dropout part and member part side by side; together they are the predictive entropy."""
+def _parts(numbers: Mapping[str, Any], ceiling: float) -> tuple[Part, ...]:
+    """Expected entropy, dropout part and member part side by side, along an axis that ends at the largest doubt."""
     asked = (
-        ("expected_entropy", "in the images"),
-        ("mi_dropout", "between looks"),
-        ("mi_member", "between networks"),
+        ("expected_entropy", "noise in the images", "no further look would settle it"),
+        ("mi_dropout", "one network between its own looks", "looking again, it changes its mind"),
+        ("mi_member", "networks among each other", "they were taught alike and differ"),
     )
-    found = [(name, said, max(0.0, _number(numbers.get(name)) or 0.0)) for name, said in asked if numbers]
-    total = sum(nats for _, _, nats in found)
+    found = [(name, said, why, max(0.0, _number(numbers.get(name)) or 0.0)) for name, said, why in asked if numbers]
+    total = sum(nats for *_, nats in found)
     parts: list[Part] = []
     x = 0.0
-    for name, said, nats in found:
+    for name, said, why, nats in found:
+        width = BAR_WIDTH * nats / max(ceiling, total)
         share = nats / total if total else 0.0
-        parts.append(Part(name=name, words=said, nats=nats, share=share, x=x, width=BAR_WIDTH * share))
-        x += BAR_WIDTH * share
+        parts.append(Part(name=name, words=said, why=why, nats=nats, share=share, x=x, width=width))
+        x += width
     return tuple(parts)
 
 

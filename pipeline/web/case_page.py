@@ -2,69 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Path, Response
+from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 
 from pipeline import claiming, review
+from pipeline.answering import CANNOT_BE_READ, LONGEST_ANSWER, LONGEST_COMMENT
 from pipeline.errors import StaleClaim, UnfinishedRead
-from pipeline.review import Agreement, Read
+from pipeline.review import Agreement
+from pipeline.store.exposure_rows import Exposure
 from pipeline.store.session_rows import SignedIn
-from pipeline.web.access import CLOSED, Reader, Session
-from pipeline.web.answer import answer_view
+from pipeline.web.access import FOR_CASES, Reader, Session
+from pipeline.web.answer import answer_to_show
+from pipeline.web.read_form import (
+    UNREADABLE_WORDS,
+    Draft,
+    NotSigned,
+    SentDraft,
+    draft_to_show,
+    labelled,
+    reading_of,
+    write_read,
+)
 from pipeline.web.room import Here, Room
 
-router = APIRouter(dependencies=CLOSED)
+router = APIRouter(dependencies=FOR_CASES)
 CaseId = Annotated[str, Path(pattern=r"^[0-9a-f-]{1,36}$")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A read that is not committed yet, as it came from the form; nothing in it is lost when a commit is refused."""
-
-    finding: str = ""
-    certainty: str = ""
-    comment: str = ""
-
-    def read(self) -> Read:
-        """The read it stands for; a certainty that is no number becomes 0, which is refused with words."""
-        number = int(self.certainty) if self.certainty.isdecimal() and len(self.certainty) == 1 else 0
-        return Read(finding=self.finding, certainty=number, comment=self.comment)
-
-
-def draft_of(
-    finding: Annotated[str, Form(max_length=64)] = "",
-    certainty: Annotated[str, Form(max_length=8)] = "",
-    comment: Annotated[str, Form(max_length=16_000)] = "",
-) -> Draft:
-    """The draft in a form."""
-    return Draft(finding=finding, certainty=certainty, comment=comment)
-
-
-SentDraft = Annotated[Draft, Depends(draft_of)]
+Secret = Annotated[str, Form(max_length=1024)]
 
 
 def _page(
     room: Room, session: SignedIn, case_id: str, *, draft: Draft | None = None, problem: str = "", status: int = 200
 ) -> Response:
     view = review.view_case(room.database, session.account, case_id, now=room.now())
-    answer = None
-    if view.answer is not None:
-        digest = view.answer.release_digest
-        answer = answer_view(view, room.certificates(digest) if digest else ())
+    questions = reading_of(room, view.case.protocol).questions
+    shown = draft_to_show(view, draft)
     return room.page(
         "case.html",
         status=status,
         session=session,
         view=view,
         item=view.case.item,
-        answer=answer,
-        draft=draft or Draft(),
+        answer=answer_to_show(room, view),
+        draft=shown,
+        saved_at=view.draft.saved_at if view.draft and not draft else None,
         problem=problem,
-        choices=(*view.protocol.class_names, review.CANNOT_BE_READ),
-        longest_comment=review.LONGEST_COMMENT,
+        choices=(*view.protocol.class_names, CANNOT_BE_READ),
+        questions=questions,
+        labelled=lambda answers: labelled(questions, answers),
+        unreadable=UNREADABLE_WORDS,
+        signs=room.rules.signing == "password",
+        longest_comment=LONGEST_COMMENT,
+        longest_answer=LONGEST_ANSWER,
         room=room,
     )
 
@@ -102,21 +92,24 @@ def release(case_id: CaseId, room: Here, session: Reader, fence: Annotated[int, 
     return RedirectResponse("/worklist", status_code=303)
 
 
+_REFUSED = {StaleClaim: 409, UnfinishedRead: 422, NotSigned: 403}
+
+
 @router.post("/cases/{case_id}/commit")
-def commit(
+def commit(  # noqa: PLR0917 - the parts of one request
     case_id: CaseId,
     room: Here,
     session: Reader,
     draft: SentDraft,
     fence: Annotated[int, Form()],
+    secret: Secret = "",
 ) -> Response:
-    """Write the read; when that is refused the page comes back with the draft in it."""
+    """Write the read, signed where the site wants that; when it is refused the page comes back with the draft in it."""
     try:
-        review.commit_read(room.database, session.account, case_id, fence, draft.read(), now=room.now())
-    except StaleClaim as refused:
-        return _page(room, session, case_id, draft=draft, problem=str(refused), status=409)
-    except UnfinishedRead as refused:
-        return _page(room, session, case_id, draft=draft, problem=str(refused), status=422)
+        write_read(room, session.account, case_id, fence, draft.read(), secret)
+    except (StaleClaim, UnfinishedRead, NotSigned) as refused:
+        review.keep_draft(room.database, session.account, case_id, draft.model_dump(mode="json"), now=room.now())
+        return _page(room, session, case_id, draft=draft, problem=str(refused), status=_REFUSED[type(refused)])
     return RedirectResponse(f"/cases/{case_id}", status_code=303)
 
 
@@ -148,5 +141,6 @@ def compare(
 @router.post("/cases/{case_id}/request")
 def request(case_id: CaseId, room: Here, session: Reader) -> Response:
     """Ask for a read of a case that was decided without one."""
+    review.note_exposure(room.database, session.account, case_id, Exposure.ROUTE, now=room.now())
     claiming.request_read(room.database, session.account, case_id, now=room.now())
     return RedirectResponse(f"/cases/{case_id}", status_code=303)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from fastapi import FastAPI
 
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.domain.case import Reason, Route
+from pipeline.protocol import Reading, SecondReads
 from pipeline.store.blobs import BlobStore
-from pipeline.store.database import Database
+from pipeline.store.database import Database, open_database
+from tests.integration.test_authorisation import endpoints
 from tests.reading_room_cases import (
     AUDIT,
     PLANTED,
@@ -27,6 +31,7 @@ from tests.reading_room_cases import (
     add_case,
     make_room,
     mr_series,
+    protocol,
     seat,
 )
 
@@ -123,9 +128,7 @@ def test_an_audit_item_looks_like_any_other(app: FastAPI, database: Database, bl
     shown = []
     for case_id in ids:
         texts = everything(desk, case_id)
-        own = {
-            path.replace(case_id, "ID"): text.replace(case_id, "ID") for path, text in texts.items() if case_id in path
-        }
+        own = {path.replace(case_id, "ID"): masked(text) for path, text in texts.items() if case_id in path}
         shown.append(own)
     assert shown[0] == shown[1]
     lines = desk.get("/api/worklist?show=all").json()["items"]
@@ -141,6 +144,123 @@ def test_counts_do_not_tell_an_audit_item_from_another(app: FastAPI, database: D
     assert desk.get("/api/worklist?show=unread").json()["items"] == []
     add_case(database, blobs, ROUTINE)
     assert desk.get("/api/worklist").json()["counts"]["unread"] == 1
+
+
+SAME_FOR_EVERY_CASE = {"/api/openapi.json", "/api/docs"}  #: the interface's description names routes and reasons
+STREAM = "/worklist/events"  #: it never ends, and says that something changed and never what
+HOLES = {"index": "0", "k": "0", "kind": "SALIENCY", "prior": "0" * 32, "account_id": "0" * 32}
+FIGURES = {"lena"}  #: whose pages speak of audit reads as such
+
+
+def every_answer(app: FastAPI, desk: Desk, case_id: str) -> dict[str, str]:
+    """What every endpoint of the application that can be asked tells this person, headers and objects too."""
+    templates = {route.path for route in endpoints(app.routes) if "GET" in route.methods}
+    assert len(templates) > 30
+    paths = {}
+    for template in templates - SAME_FOR_EVERY_CASE - {STREAM}:
+        path = template.replace("{case_id}", case_id)
+        for name, value in HOLES.items():
+            path = path.replace("{" + name + "}", value)
+        paths[template] = path
+    for show in ("mine", "specialty", "all", "done", "unread"):
+        paths |= {f"{path} {show}": f"{path}?show={show}" for path in ("/worklist", "/worklist/lines", "/api/worklist")}
+    answers = {template: desk.get(path) for template, path in paths.items()}
+    answers["search"] = desk.post("/worklist/search", text="ACC-1")
+    answers["search of programs"] = desk.send("/api/worklist/search", text="ACC-1")
+    return {
+        template: f"{answer.status_code}\n{dict(answer.headers)}\n{answer.content.decode('latin-1')}"
+        for template, answer in answers.items()
+    }
+
+
+def told_too_much(text: str) -> list[str]:
+    """What a text tells of the model's answer, of an audit read or of a second read."""
+    return numbers_in(text) + re.findall(r"ROUTINE|CONFIDENT_ABSENCE|No priority flag|audit|second read", text)
+
+
+SECOND = Reading(second_reads=SecondReads(share=1.0))
+
+
+def test_no_endpoint_tells_anybody_the_answer_before_their_own_reveal(
+    app: FastAPI, database: Database, blobs: BlobStore
+) -> None:
+    app.state.room.protocols["brain-tumour-mr"] = protocol().model_copy(update={"reading": SECOND})
+    case_id = add_case(database, blobs, AUDIT)
+    roles = {"ann": "reader", "ben": "reader", "cleo": "adjudicator", "vera": "viewer", "lena": "lead"}
+    desks = {name: seat(app, database, name, role=role) for name, role in roles.items()}
+    steps = (
+        ("ann", "claim", {}),
+        ("ann", "commit", {"fence": 1, "finding": "tumour", "certainty": 4}),
+        ("ann", "reveal", {}),
+        ("ann", "compare", {"agreement": "amend", "amended_to": "no_tumour"}),
+        ("ben", "claim", {}),
+        ("ben", "commit", {"fence": 1, "finding": "no_tumour", "certainty": 4}),
+        ("cleo", "claim", {}),
+        ("cleo", "commit", {"fence": 1, "finding": "no_tumour", "certainty": 4}),
+    )
+    revealed: set[str] = set()
+    for who, step, fields in steps:
+        assert desks[who].post(f"/cases/{case_id}/{step}", **fields).status_code == 303, (who, step)
+        revealed |= {who} if step == "reveal" else set()
+        blind = {} if step == "claim" and who != "cleo" else {name: desks[name] for name in desks.keys() - revealed}
+        for name, desk in blind.items():
+            for path, text in every_answer(app, desk, case_id).items():
+                told = numbers_in(text) if name in FIGURES else told_too_much(text)
+                assert told == [], (who, step, name, path)
+    assert told_too_much(every_answer(app, desks["ann"], case_id)["/cases/{case_id}"]) != []  # the search has teeth
+
+
+def test_an_audit_read_and_a_second_read_look_like_any_other(migrated_sqlite: Path, tmp_path: Path) -> None:
+    """Three houses with one open case each, the same to the minute; what people are shown is the same text."""
+    made = {name: a_house(migrated_sqlite, tmp_path / name, name) for name in ("ordinary", "audit", "second")}
+    for path in made["ordinary"]:
+        for other in ("audit", "second"):
+            assert made[other][path] == made["ordinary"][path], (other, path)
+
+
+def a_house(empty: Path, folder: Path, kind: str) -> dict[str, str]:
+    folder.mkdir()
+    shutil.copy(empty, folder / "room.db")
+    database, blobs, clock = open_database(f"sqlite:///{folder / 'room.db'}"), BlobStore(folder / "blobs"), Clock()
+    with Sandbox() as sandbox:
+        app = make_room(database, blobs, sandbox, clock)
+        app.state.room.protocols["brain-tumour-mr"] = protocol().model_copy(update={"reading": SECOND})
+        case_id = an_open_case(app, database, blobs, clock, kind)
+        roles = {"ben": "reader", "cleo": "adjudicator", "vera": "viewer"}
+        desks = {name: seat(app, database, name, role=role) for name, role in roles.items()}
+        shown = {}
+        for step in ("before", "claim"):
+            if step == "claim":
+                assert desks["ben"].post(f"/cases/{case_id}/claim").status_code == 303
+            for name, desk in desks.items():
+                texts = every_answer(app, desk, case_id)
+                shown |= {
+                    f"{name} {step} {path}": masked(text.replace(case_id, "ID").replace(case_id[:8], "ID"))
+                    for path, text in texts.items()
+                }
+    database.close()
+    return shown
+
+
+def an_open_case(app: FastAPI, database: Database, blobs: BlobStore, clock: Clock, kind: str) -> str:
+    """A case that has been on the list for half an hour and is due in three and a half."""
+    times = {"age": timedelta(minutes=30), "wait": timedelta(hours=4)}
+    if kind != "second":
+        seat(app, database, "ann")
+        return add_case(database, blobs, replace(AUDIT if kind == "audit" else Wanted(), **times), now=clock())  # type: ignore[arg-type]
+    clock.advance(minutes=-30)
+    case_id = add_case(database, blobs, Wanted(**times), now=clock())  # type: ignore[arg-type]
+    ann = seat(app, database, "ann")
+    ann.post(f"/cases/{case_id}/claim")
+    assert ann.post(f"/cases/{case_id}/commit", fence=1, finding="tumour", certainty=4).status_code == 303
+    clock.advance(minutes=30)
+    return case_id
+
+
+def masked(text: str) -> str:
+    """A text without ids, tokens, UIDs and the digests that rest on them."""
+    text = re.sub(r"\b[12]\.[0-9.]{8,}", "UID", text)
+    return re.sub(r"[\w-]{32,}", "ID", text)
 
 
 def test_a_case_decided_without_a_read_shows_reasons_and_no_number(

@@ -142,7 +142,7 @@ def commit(house: House, study_uid: str, *findings: str, agreement: str | None =
             connection.execute(worklist_item.insert().values(**item, **dates, priority=1, reasons=[]))
             read = read_rows.add_read(
                 connection, item_id=item["id"], case_id=of_study.id, reader_id=reader["id"], finding=finding,
-                certainty=5, comment="Canary", fence=1, opened_at=NOW, committed_at=NOW,
+                certainty=5, comment="Canary", fence=1, opened_at=NOW, committed_at=NOW, number=place + 1,
             )  # fmt: skip
             if agreement is not None:
                 read_rows.mark_revealed(connection, read_id=read, now=NOW + timedelta(seconds=1))
@@ -158,10 +158,11 @@ def commit(house: House, study_uid: str, *findings: str, agreement: str | None =
         (("cannot_be_read",), False),
         (("finding", "finding"), True),
         (("finding", "none"), False),
+        (("none", "finding", "finding"), True),  # the third decides
         (("of another protocol",), False),
     ],
 )
-def test_labels_are_what_all_committed_reads_say(two_studies, tmp_path, capsys, findings, label) -> None:
+def test_labels_are_what_the_adjudicator_or_all_committed_reads_say(two_studies, tmp_path, capsys, findings, label) -> None:
     names = two_studies.only_protocol(None).class_names
     of = {"finding": names[0], "none": names[1]}
     agreement = findings[-1] if findings[-1] in {"disagree", "amend"} else None

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +9,11 @@ from pipeline import claiming, review
 from pipeline.domain.case import Reason
 from pipeline.errors import NoSuchCase, NotAllowed, StaleClaim, UnfinishedRead
 from pipeline.review import CANNOT_BE_READ, Agreement, Read
-from pipeline.store import audit_rows, reading_rows, worklist_rows
+from pipeline.store import audit_rows, reading_rows
 from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from pipeline.store.line_rows import Show
-from pipeline.store.refusals import ConstraintRefused
-from tests.reading_room_cases import AUDIT, NOW, PRIORITY, ROUTINE, Wanted, add_account, add_case, mr_series
+from tests.reading_room_cases import NOW, Wanted, add_account, add_case, mr_series
 
 LEASE = timedelta(minutes=15)
 TUMOUR = Read(finding="tumour", certainty=4, comment=" seen at 2 o'clock ")
@@ -32,77 +28,6 @@ def someone(database: Database, name: str = "dr.okafor", role: Role = Role.READE
 @pytest.fixture
 def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "blobs")
-
-
-def order(database: Database, reader: Account, show: Show = Show.ALL) -> list[str]:
-    return [line.case_id for line in claiming.open_worklist(database, reader, show, now=NOW).lines]
-
-
-def test_overdue_comes_first_then_priority_then_what_is_due_first(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    late = add_case(database, blobs, Wanted(age=timedelta(hours=5)))
-    soon = add_case(database, blobs, Wanted(age=timedelta(hours=3)))
-    early = add_case(database, blobs, PRIORITY)
-    later = add_case(database, blobs, Wanted(age=timedelta(minutes=5)))
-    assert order(database, reader) == [late, early, soon, later]
-    taken = claiming.claim_next(database, reader, lease=LEASE, now=NOW)
-    assert taken is not None
-    assert taken.case_id == late
-
-
-def test_an_item_is_due_until_the_moment_it_is_overdue(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    add_case(database, blobs, Wanted(age=timedelta(hours=4)))
-    assert claiming.open_worklist(database, reader, Show.ALL, now=NOW).counts["overdue"] == 1
-    before = claiming.open_worklist(database, reader, Show.ALL, now=NOW - timedelta(seconds=1))
-    assert before.counts["overdue"] == 0
-
-
-def test_filters_and_counts(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    mine = add_case(database, blobs, Wanted())
-    waiting = add_case(database, blobs, Wanted(age=timedelta(minutes=5)))
-    other = add_case(database, blobs, Wanted(specialty="general_radiology"))
-    routine = add_case(database, blobs, ROUTINE)
-    audit = add_case(database, blobs, replace(AUDIT, age=timedelta(minutes=1)))
-    claiming.claim_case(database, reader, mine, lease=LEASE, now=NOW)
-    assert set(order(database, reader)) == {mine, waiting, other, audit}
-    assert set(order(database, reader, Show.SPECIALTY)) == {mine, waiting, audit}
-    assert order(database, reader, Show.MINE) == [mine]
-    assert order(database, reader, Show.UNREAD) == [routine]
-    assert order(database, reader, Show.DONE) == []
-    counts = claiming.open_worklist(database, reader, Show.ALL, now=NOW).counts
-    assert counts == {"open": 4, "overdue": 0, "specialty": 3, "held": 1, "mine": 1, "unread": 1}
-
-
-def test_a_held_case_cannot_be_claimed_by_somebody_else(database: Database, blobs: BlobStore) -> None:
-    first, second = someone(database), someone(database, "dr.weiss")
-    case_id = add_case(database, blobs, Wanted())
-    held = claiming.claim_case(database, first, case_id, lease=LEASE, now=NOW)
-    with pytest.raises(StaleClaim):
-        claiming.claim_case(database, second, case_id, lease=LEASE, now=NOW)
-    again = claiming.claim_case(database, first, case_id, lease=LEASE, now=NOW + timedelta(minutes=1))
-    assert again.fence == held.fence
-    assert claiming.claim_next(database, second, lease=LEASE, now=NOW) is None
-
-
-def test_of_many_readers_at_once_each_case_goes_to_one(database: Database, blobs: BlobStore) -> None:
-    cases = {add_case(database, blobs, Wanted(age=timedelta(minutes=n))) for n in range(1, 6)}
-    readers = [someone(database, f"reader{n}") for n in range(8)]
-    taken: list[str] = []
-
-    def take(reader: Account) -> None:
-        while (claim := claiming.claim_next(database, reader, lease=LEASE, now=NOW)) is not None:
-            if claim.case_id in taken:
-                break
-            taken.append(claim.case_id)
-
-    threads = [threading.Thread(target=take, args=(reader,)) for reader in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == sorted(cases)
 
 
 def test_a_lease_that_ended_is_free_again_and_the_old_holder_writes_nothing(
@@ -134,34 +59,6 @@ def test_a_stale_fence_of_the_same_reader_is_refused(database: Database, blobs: 
     claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
     with pytest.raises(StaleClaim):
         review.commit_read(database, reader, case_id, old.fence, TUMOUR, now=NOW)
-
-
-def test_an_extension_moves_the_end_of_the_lease(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    case_id = add_case(database, blobs, Wanted())
-    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
-    later = NOW + timedelta(minutes=14)
-    assert claiming.extend_claim(database, reader, case_id, claim.fence, lease=LEASE, now=later) == later + LEASE
-    review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW + timedelta(minutes=28))
-
-
-def test_a_superseded_case_leaves_the_readers_hands(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    case_id = add_case(database, blobs, Wanted())
-    claim = claiming.claim_case(database, reader, case_id, lease=LEASE, now=NOW)
-    with database.transaction() as connection:
-        assert worklist_rows.cancel_open_items(connection, case_id=case_id, now=NOW) == 1
-        assert worklist_rows.cancel_open_items(connection, case_id=case_id, now=NOW) == 0
-    with pytest.raises(StaleClaim):
-        review.commit_read(database, reader, case_id, claim.fence, TUMOUR, now=NOW)
-
-
-def test_a_case_has_one_open_item_at_most(database: Database, blobs: BlobStore) -> None:
-    case_id = add_case(database, blobs, Wanted())
-    with pytest.raises(ConstraintRefused), database.transaction() as connection:
-        worklist_rows.schedule_item(
-            connection, case_id=case_id, specialty="x", priority=1, reasons=[], due_at=NOW, now=NOW
-        )
 
 
 def test_reads_keep_the_moments_of_opening_committing_and_revealing(database: Database, blobs: BlobStore) -> None:
@@ -240,29 +137,6 @@ def test_agreement_is_noted_once_and_after_the_reveal(database: Database, blobs:
     view = review.view_case(database, reader, case_id, now=NOW)
     assert view.read is not None
     assert (view.read.finding, view.read.agreement) == ("tumour", "amend")
-
-
-def test_accounts_claim_only_what_their_role_and_specialty_allow(database: Database, blobs: BlobStore) -> None:
-    case_id = add_case(database, blobs, Wanted(specialty="general_radiology"))
-    reader, viewer = someone(database), someone(database, "dr.look", Role.VIEWER, "general_radiology")
-    for who in (reader, viewer):
-        with pytest.raises(NotAllowed):
-            claiming.claim_case(database, who, case_id, lease=LEASE, now=NOW)
-    with pytest.raises(NotAllowed):
-        claiming.claim_next(database, viewer, lease=LEASE, now=NOW)
-    assert claiming.claim_next(database, reader, lease=LEASE, now=NOW) is None
-    lead = someone(database, "dr.lead", Role.LEAD)
-    assert claiming.claim_next(database, lead, lease=LEASE, now=NOW) is not None
-
-
-def test_a_case_decided_without_a_read_can_be_put_on_the_list_once(database: Database, blobs: BlobStore) -> None:
-    reader = someone(database)
-    case_id = add_case(database, blobs, ROUTINE)
-    claiming.request_read(database, reader, case_id, now=NOW)
-    assert order(database, reader) == [case_id]
-    assert order(database, reader, Show.UNREAD) == []
-    with pytest.raises(NotAllowed):
-        claiming.request_read(database, reader, case_id, now=NOW)
 
 
 def test_an_unknown_case_is_named_as_such(database: Database) -> None:
