@@ -8,7 +8,7 @@ FAST := not slow and not gpu
 export PYTHONDONTWRITEBYTECODE = 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test test-all lint format bench bench-gpu bench-growth bench-door pictures system clean
+.PHONY: help install demo serve test test-all lint format bench bench-gpu bench-growth bench-door bench-queue bench-case pictures viewer system clean
 
 help:
 	@echo "make demo      the whole story on generated patients (about five minutes)"
@@ -67,12 +67,24 @@ bench-growth: install
 	test -d build/growth-home || $(BIN)/secondread demo --home build/growth-home
 	$(BIN)/python -m tests.benchmarks.growth build/growth-home --studies $(STUDIES)
 
+# A hundred readers at a million open cases, on SQLite and PostgreSQL: the longest of all.
+bench-queue: install
+	$(BIN)/python -m tests.benchmarks.queue
+
+# How soon a reader sees the first image, in Chromium.
+bench-case: install
+	$(BIN)/python -m tests.benchmarks.case_to_case
+
 # The README's pictures, from a demo told in a folder of its own.
 PICTURES := build/demo-for-pictures
 pictures: install
 	rm -rf $(PICTURES)
 	$(BIN)/secondread demo --home $(PICTURES)
 	$(BIN)/python -m tests.e2e.take_pictures $(PICTURES) tests/e2e/pictures
+
+# The bundle of Cornerstone3D in pipeline/web/static/vendor, which is kept in the repository; needs Node 22.13 or newer.
+viewer:
+	cd pipeline/web/viewer_source && npm ci --ignore-scripts && npm run build
 
 system:
 	./docker/system-packages.sh

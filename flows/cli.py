@@ -18,6 +18,8 @@ from flows import (
     door_commands,
     export_commands,
     house_commands,
+    oversight_commands,
+    people_commands,
     planning_commands,
     registry_commands,
     release_commands,
@@ -49,10 +51,12 @@ for commands in (
     planning_commands,
     whatif_commands,
     service_commands,
+    oversight_commands,
     speed_commands,
 ):
     app.registered_commands.extend(commands.app.registered_commands)
 app.add_typer(registry_commands.app, name="models", help="The registry: list, show, promote, roll back, history.")
+app.add_typer(people_commands.app, name="people", help="Who may come into the reading room.")
 app.add_typer(house_commands.audit, name="audit", help="The audit trail.")
 
 

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.delivering import deliver_once
+from flows.notifying import notify_once
 from flows.pulling import pull_once
 from flows.reconciling import reconcile_once
 from flows.workplace import at_work
@@ -28,6 +29,13 @@ def delivery_flow(parked_too: bool = False) -> dict[str, Any]:
     """Send results that are due to every destination."""
     with at_work() as place:
         return deliver_once(place.house, parked_too=parked_too)
+
+
+@flow(name="notify")
+def notice_flow(parked_too: bool = False) -> dict[str, Any]:
+    """Escalate overdue cases and tell whoever is in charge."""
+    with at_work() as place:
+        return notify_once(place.house, parked_too=parked_too)
 
 
 @flow(name="reconcile", persist_result=False)

@@ -11,7 +11,7 @@ import typer
 
 from flows.bootstrap import House, open_house
 from flows.console import say, show_facts, show_json
-from flows.releases import certificate_sentences
+from flows.releases import certificate_sentences, neighbours_of
 from pipeline.settings import read_settings
 
 app = typer.Typer()
@@ -70,7 +70,16 @@ def open_room(house: House, *, host: str, port: int) -> None:
     import uvicorn
 
     say(f"The reading room is at http://{host}:{port} (stop with Ctrl-C)")
-    uvicorn.run(room(house), host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(
+        room(house),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=5,  # pages that listen for changes would keep it open
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who asks is the other end of the socket: a header that says otherwise is anybody's word
+    )
 
 
 def room(house: House) -> Any:
@@ -89,6 +98,7 @@ def room(house: House) -> Any:
         https=house.settings.https,
         lease=timedelta(minutes=house.settings.claim_minutes),
         certificates=partial(certificate_sentences, house),
+        neighbours=partial(neighbours_of, house),
         door=_door(house),
         rules=house.reading_room,
         keys=RoomKeys(audit=house.keys.audit, pseudonym=house.keys.pseudonym, sealing=house.keys.sealing),

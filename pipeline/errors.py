@@ -38,6 +38,14 @@ class HaltPipeline(SecondreadError):
     """The command cannot run at all: the message names the cure and the exit code is 2."""
 
 
+class UnfitAccount(HaltPipeline):
+    """What was asked of an account or a token cannot be: the message names what to change."""
+
+
+class NoSuchPerson(SecondreadError):
+    """There is no account, or no token, of that id."""
+
+
 class StaleClaim(SecondreadError):
     """The claim ended or passed to somebody else: nothing was written and the draft is still the caller's."""
 

@@ -213,7 +213,7 @@ class Question(_Checked):
     choices: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")], ...] = ()
     several: bool = False  #: more than one choice may be made
     required: bool = False
-    only_for: tuple[str, ...] = ()  #: asked only when one of these classes is read; empty: always
+    only_for: tuple[str, ...] = ()  #: asked only with these classes (or cannot_be_read); empty: with every class
 
 
 class SecondReads(_Checked):
@@ -229,11 +229,12 @@ class Reading(_Checked):
 
     questions: Annotated[tuple[Question, ...], Field(max_length=12)] = ()
     second_reads: SecondReads = SecondReads()
+    maps: bool = False  #: draw where the network's answer is sensitive, for readers who have seen the answer
 
     @property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the form, hexadecimal; every read names the form it answered."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.model_dump(mode="json", exclude={"maps"}), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

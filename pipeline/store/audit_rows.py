@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from pipeline.store.database import canonical_json
-from pipeline.store.sequences import next_number
+from pipeline.store.sequences import wait_for_turn
 from pipeline.store.tables import audit_event
 
 GENESIS = "0" * 64
@@ -41,18 +41,19 @@ def append(
     study_id: str | None = None,
 ) -> AuditHead:
     """Add one event and return the new head; `payload` is JSON without NaN and without patient data."""
-    sequence = next_number(connection, audit_event.c.sequence)
+    wait_for_turn(connection, audit_event)
+    last = head(connection)
     row = {
-        "sequence": sequence,
+        "sequence": last.sequence + 1,
         "at": at.astimezone(UTC),
         "actor": actor,
         "event": event,
         "case_id": case_id,
         "study_id": study_id,
         "payload": canonical_json(payload),
-        "previous": head(connection).hash,
+        "previous": last.hash,
     }
-    new = AuditHead(sequence, _hash(row))
+    new = AuditHead(last.sequence + 1, _hash(row))
     connection.execute(insert(audit_event).values(**row, hash=new.hash))
     return new
 
@@ -81,6 +82,11 @@ def verify_chain(connection: Connection, expected: AuditHead | None = None) -> l
     if not seen and expected is not None:
         problems.append(f"event {expected.sequence}, which was the head once, is absent or another one")
     return problems
+
+
+def is_whole(row: Mapping[Any, Any], *, previous: str | None) -> bool:
+    """Whether one event is as it was written, and follows the event of the hash `previous`."""
+    return bool(row["hash"] == _hash(row) and row["previous"] == previous)
 
 
 def _problems_of(row: Mapping[Any, Any], last: AuditHead) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,6 +49,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else None
 
     @property
     def url_kind(self) -> str:
@@ -60,8 +62,25 @@ class Database:
 
         Raises RetryLater when the database is busy, full or away, ConstraintRefused when a row would break a promise.
         """
-        with _named_errors(), self._engine.execution_options(secondread_begin="IMMEDIATE").begin() as connection:
+        with self._own_turn(), _named_errors(), self._writing.begin() as connection:
             yield connection
+
+    @property
+    def _writing(self) -> Engine:
+        return self._engine.execution_options(secondread_begin="IMMEDIATE")
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """Threads of one process queue for SQLite's one writer here: its busy handler polls, and some would starve."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY.total_seconds()):
+            raise RetryLater("the database is busy with another writer: try again")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

@@ -5,7 +5,7 @@ Nothing here decides anything about a case: these rows say who saw what, who may
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, Float, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 
 from pipeline.store.columns import Json, UtcTime, identifier, metadata
 
@@ -105,4 +105,19 @@ idempotent_answer = Table(
     Column("body", Text),
     Column("at", UtcTime, nullable=False),
     Index(None, "at"),
+)
+
+case_map = Table(
+    "case_map",
+    metadata,
+    Column("case_id", ForeignKey("triage_case.id"), primary_key=True),
+    Column("series", Integer, primary_key=True, autoincrement=False),  # which of the series the network was shown
+    Column("kind", String(16), primary_key=True),  # MapKind
+    Column("sha256", String(64), nullable=False),  # of the blob: zlib-compressed uint8
+    Column("shape", Json, nullable=False),  # (D, H, W) of the network's grid
+    Column("affine", Json, nullable=False),  # (4, 4) from index (d, h, w) to LPS millimetres
+    Column("full_scale", Float, nullable=False),  # what 255 stands for
+    Column("release_digest", String(64), nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    CheckConstraint("kind IN ('SALIENCY', 'UNCERTAINTY', 'INPUT')", name="kind"),
 )

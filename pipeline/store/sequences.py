@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import Column, Connection, func, select, text
+from sqlalchemy import Column, Connection, FromClause, func, select, text
+
+
+def wait_for_turn(connection: Connection, numbered: FromClause) -> None:
+    """Other writers of that table wait until this transaction ends; SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+        connection.execute(lock, {"name": f"secondread.{numbered.description}"})
 
 
 def next_number(connection: Connection, column: Column[int]) -> int:
     """One more than the largest number in `column`; other writers of that table wait until this transaction ends."""
-    if connection.dialect.name == "postgresql":
-        lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
-        connection.execute(lock, {"name": f"secondread.{column.table.name}"})
+    wait_for_turn(connection, column.table)
     largest: int | None = connection.execute(select(func.max(column))).scalar_one()
     return (largest or 0) + 1
 

@@ -57,6 +57,7 @@ identity = Table(
     Column("study_date", String(16)),
     Column("study_time", String(32)),
     Index(None, "accession_number"),
+    Index(None, "patient_id"),
 )
 
 instance = Table(
@@ -193,6 +194,16 @@ outbox = Table(
     UniqueConstraint("decision_id", "kind"),
 )
 
+
+def _where(condition: str, name: str, *columns: str) -> Index:
+    """An index of the rows that meet a condition."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+def _of_open(name: str, *columns: str) -> Index:
+    return _where("state IN ('SCHEDULED', 'IN_PROGRESS')", name, *columns)
+
+
 worklist_item = Table(
     "worklist_item",
     metadata,
@@ -212,6 +223,7 @@ worklist_item = Table(
     Column("pause_reason", String(64)),
     Column("offered_to", String(36)),  # account: handed over, until `offered_until` for this colleague alone
     Column("offered_until", UtcTime),
+    Column("offered_by", String(36)),  # account
     Column("escalated_at", UtcTime),  # when its overdue wait was made known
     Column("ended_at", UtcTime),  # completed or canceled
     CheckConstraint("state IN ('SCHEDULED', 'IN_PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
@@ -226,6 +238,13 @@ worklist_item = Table(
         postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
     ),
     Index(None, "state", "priority", "due_at", "id"),
+    Index(None, "case_id"),
+    # The reading order, and the few items that stand out of it; queries spell these conditions as they stand here.
+    _of_open("ix_worklist_item_reading", "priority", "due_at", "id"),
+    _of_open("ix_worklist_item_reading_specialty", "specialty", "priority", "due_at", "id"),
+    _where("state = 'IN_PROGRESS'", "ix_worklist_item_held", "claimed_by", "lease_until"),
+    _where("offered_to IS NOT NULL", "ix_worklist_item_offered", "offered_to"),
+    _where("paused_until IS NOT NULL", "ix_worklist_item_paused", "paused_until"),
 )
 
 outside_claim = Table(
@@ -276,6 +295,7 @@ account = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("totp_secret", String(255)),  # sealed with the house's key; NULL: no second factor
     Column("totp_step", Integer),  # newest time step that was used, so that no code works twice
+    Column("signed_in_at", UtcTime),  # last time
     Column("oidc_subject", String(64)),  # SHA-256 of issuer and subject of the site's provider
     Index("uq_account_oidc_subject", "oidc_subject", unique=True),
 )
@@ -305,6 +325,7 @@ audit_event = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
     Index(None, "case_id"),
+    Index(None, "study_id"),
 )
 
 release_alias = Table(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST_WHOLE: Final = 2**31 - 1  #: of what every database keeps in an integer column
 
 
 class Sent(BaseModel):
@@ -15,3 +19,18 @@ class Told(BaseModel):
     """The base of every answer: built from values or attributes, and described in the interface."""
 
     model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Problem(Told):
+    """Why a request was not met (RFC 9457), without insides and without anything that was sent."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    pointer: str | None = None  #: JSON Pointer to what was refused, where it is one field
+
+
+Identifier = Annotated[str, Field(pattern=r"^[0-9a-f-]{1,36}$")]  #: an opaque id
+Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Fence = Annotated[Whole, Field(description="the fence that the claim was answered with")]

@@ -10,20 +10,45 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.staticfiles import StaticFiles
 
 from pipeline.dicom.sandbox import Sandbox
+from pipeline.domain.neighbours import Neighbours
 from pipeline.errors import SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.reading_room import ReadingRoom
 from pipeline.store import line_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from pipeline.web import api, case_page, images, problems, sign_in, stow, work_items, worklist
+from pipeline.web import (
+    account_page,
+    api,
+    break_glass,
+    case_page,
+    images,
+    lead,
+    lead_api,
+    maps,
+    oidc,
+    passing_on,
+    people,
+    people_api,
+    problems,
+    reading_api,
+    second_factor,
+    sign_in,
+    stow,
+    timeline,
+    work_items,
+    worklist,
+    worklist_api,
+)
 from pipeline.web.door import Door
 from pipeline.web.hardening import BodyLimit, SecurityHeaders
+from pipeline.web.own_files import OurOwnFiles
+from pipeline.web.rate_limit import RateLimits
 from pipeline.web.room import Here, Room, RoomKeys, make_templates
 from pipeline.web.shelf import ImageShelf
+from pipeline.web.sound_input import SOUND
 
 LEASE = timedelta(minutes=15)
 IDLE = timedelta(minutes=15)
@@ -33,6 +58,10 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 def _no_certificates(_: str) -> Sequence[str]:
     return ()
+
+
+def _no_neighbours(_release: str, _score: float) -> Neighbours | None:
+    return None
 
 
 def create_app(
@@ -52,6 +81,7 @@ def create_app(
     door: Door | None = None,
     rules: ReadingRoom | None = None,
     keys: RoomKeys | None = None,
+    neighbours: Callable[[str, float], Neighbours | None] = _no_neighbours,
 ) -> FastAPI:
     """The application; `certificates` gives a release's certificate sentences by its digest, where they are at hand.
 
@@ -77,14 +107,24 @@ def create_app(
         door=door,
         rules=rules or ReadingRoom(),
         keys=keys or RoomKeys(),
+        neighbours=neighbours,
     )
-    for router in (sign_in.public, sign_in.private, worklist.router, case_page.router, images.router, api.router):
-        app.include_router(router)
+    app.state.limits = RateLimits.by(now)
+    for router in (sign_in.public, sign_in.private, case_page.router, images.router, maps.router):
+        app.include_router(router, dependencies=SOUND)
+    for router in (*worklist.routers, passing_on.router):
+        app.include_router(router, dependencies=SOUND)
+    for router in (oidc.router, account_page.router, second_factor.router, people.router, break_glass.router):
+        app.include_router(router, dependencies=SOUND)
+    for router in (lead.router, lead.stopping, timeline.router, timeline.records):
+        app.include_router(router, dependencies=SOUND)
+    json_routers = [people_api.router, break_glass.api_router, *lead_api.routers, *reading_api.routers]
+    api.install(app, [worklist_api.router, *json_routers])  # the others are named there
     for router in (stow.router, work_items.router):
         app.include_router(router)
     app.add_api_route("/live", live, methods=["GET"])
     app.add_api_route("/ready", ready, methods=["GET"])
-    app.mount("/static", StaticFiles(directory=str(files("pipeline.web").joinpath("static"))), name="static")
+    app.mount("/static", OurOwnFiles(directory=str(files("pipeline.web").joinpath("static"))), name="static")
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastapi import HTTPException
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 64 * 1024  #: bytes; forms are small
@@ -23,7 +23,6 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
 }
 _HSTS = "max-age=31536000"
 
@@ -43,14 +42,19 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self._headers)
+                headers = MutableHeaders(scope=message)
+                headers.update(self._headers)
+                headers.setdefault("Cache-Control", "no-store")  # only what holds no patient says otherwise
             await send(message)
 
         await self._app(scope, receive, with_headers)
 
 
-class _TooLarge(Exception):
-    pass
+class _TooLarge(HTTPException):
+    """FastAPI passes its own exceptions on from the reading of a body, and turns every other one into 400."""
+
+    def __init__(self) -> None:
+        super().__init__(status_code=413)
 
 
 @dataclass
@@ -80,7 +84,6 @@ class BodyLimit:
             return
         allowance = scope[_ALLOWANCE] = _Allowance(self._largest)
         seen = 0
-        started = False
 
         async def counted() -> Message:
             nonlocal seen
@@ -90,13 +93,4 @@ class BodyLimit:
                 raise _TooLarge
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLarge:
-            if not started:
-                await PlainTextResponse("The request is too large.", status_code=413)(scope, receive, send)
+        await self._app(scope, counted, send)

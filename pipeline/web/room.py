@@ -11,10 +11,14 @@ from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.domain.neighbours import Neighbours
+from pipeline.errors import SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.reading_room import ReadingRoom
+from pipeline.store import safe_state_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
+from pipeline.store.safe_state_rows import Switch
 from pipeline.web import words
 from pipeline.web.door import Door
 from pipeline.web.shelf import ImageShelf
@@ -48,15 +52,24 @@ class Room:
     door: Door | None = None
     rules: ReadingRoom = field(default_factory=ReadingRoom)
     keys: RoomKeys = RoomKeys()
+    neighbours: Callable[[str, float], Neighbours | None] = lambda _release, _score: None
 
     @property
     def cookie_name(self) -> str:
         """Name of the session cookie; over https the prefix binds it to this host and to every path."""
         return "__Host-secondread" if self.https else "secondread"
 
+    def stopped(self) -> Switch | None:
+        """The stop that is on, told on every page; None too while the database is away."""
+        try:
+            with self.database.read() as connection:
+                return safe_state_rows.current_stop(connection)
+        except SecondreadError:
+            return None
+
     def page(self, template: str, *, status: int = 200, **context: object) -> HTMLResponse:
         """One page; every value in it is escaped."""
-        text = self.templates.get_template(template).render(now=self.now(), **context)
+        text = self.templates.get_template(template).render(now=self.now(), stopped=self.stopped, **context)
         return HTMLResponse(text, status_code=status)
 
 

@@ -122,7 +122,15 @@ def change_state(room: Here, item: ItemId, sent: Sent) -> Response:
 def _complete(room: Room, item: str, transaction: str, sent: JsonDataset) -> None:
     read = work_item_json.sent_read(sent)
     try:
-        outside_reading.commit(room.database, item, transaction, read, now=room.now())
+        outside_reading.commit(
+            room.database,
+            item,
+            transaction,
+            read,
+            protocols=room.protocols,
+            key=room.keys.audit,
+            now=room.now(),
+        )
     except UnfinishedRead:
         said = "the finding is no class of the protocol, or cannot_be_read lacks its comment, or that is too long"
         raise Refused(HTTPStatus.CONFLICT, said) from None

@@ -326,7 +326,7 @@ def test_every_answer_carries_the_security_headers(app: FastAPI, path: str) -> N
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == ("no-cache" if path.startswith("/static/") else "no-store")
     assert headers["referrer-policy"] == "same-origin"
     assert headers["cross-origin-opener-policy"] == "same-origin"
 

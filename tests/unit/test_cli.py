@@ -18,7 +18,8 @@ COMMANDS = (
     *("ingest", "triage", "watch", "replay", "export"),
     *("receive", "pull", "deliver", "reconcile"),
     *("train", "evaluate", "predict", "plan", "whatif"),
-    *("serve", "deploy", "work", "bench"),
+    *("serve", "people", "deploy", "work", "bench"),
+    *("stop", "rearm", "notify"),
 )
 HEAVY = ("torch", "monai", "prefect", "mlflow", "fastapi")
 

@@ -15,8 +15,9 @@ APPEND_ONLY = ("exposure", "emergency", "rearm_request")
 def upgrade() -> None:
     """Add what the reading room needs; no row that exists is touched."""
     _widen_items_and_reads()
+    _index_the_worklist()
     _widen_people()
-    for make in (_make_notes_of_readers, _make_access, _make_notices):
+    for make in (_make_notes_of_readers, _make_access, _make_maps, _make_notices):
         make()
     for table in APPEND_ONLY:
         _refuse_changes(table)
@@ -35,6 +36,7 @@ def _widen_items_and_reads() -> None:
     )
     op.add_column("worklist_item", sa.Column("offered_to", sa.String(length=36), nullable=True))
     op.add_column("worklist_item", sa.Column("offered_until", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("worklist_item", sa.Column("offered_by", sa.String(length=36), nullable=True))
     op.add_column("worklist_item", sa.Column("escalated_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("worklist_item", sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("read", sa.Column("amended_to", sa.String(length=64), nullable=True))
@@ -44,15 +46,36 @@ def _widen_items_and_reads() -> None:
     op.create_index("uq_read_case_reader", "read", ["case_id", "reader_id"], unique=True)
 
 
+def _index_the_worklist() -> None:
+    _partial("worklist_item_reading", ["priority", "due_at", "id"], "state IN ('SCHEDULED', 'IN_PROGRESS')")
+    _partial(
+        "worklist_item_reading_specialty",
+        ["specialty", "priority", "due_at", "id"],
+        "state IN ('SCHEDULED', 'IN_PROGRESS')",
+    )
+    _partial("worklist_item_held", ["claimed_by", "lease_until"], "state = 'IN_PROGRESS'")
+    _partial("worklist_item_offered", ["offered_to"], "offered_to IS NOT NULL")
+    _partial("worklist_item_paused", ["paused_until"], "paused_until IS NOT NULL")
+    op.create_index(op.f("ix_worklist_item_case_id"), "worklist_item", ["case_id"], unique=False)
+    op.create_index(op.f("ix_identity_patient_id"), "identity", ["patient_id"], unique=False)
+
+
+def _partial(name: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(f"ix_{name}", "worklist_item", columns, sqlite_where=where, postgresql_where=where)
+
+
 def _widen_people() -> None:
     op.add_column("account", sa.Column("totp_secret", sa.String(length=255), nullable=True))
     op.add_column("account", sa.Column("totp_step", sa.Integer(), nullable=True))
+    op.add_column("account", sa.Column("signed_in_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("account", sa.Column("oidc_subject", sa.String(length=64), nullable=True))
     op.add_column("session", sa.Column("proven_at", sa.DateTime(timezone=True), nullable=True))
     op.create_index("uq_account_oidc_subject", "account", ["oidc_subject"], unique=True)
     op.create_index(op.f("ix_identity_accession_number"), "identity", ["accession_number"], unique=False)
     op.create_index(op.f("ix_session_account_id"), "session", ["account_id"], unique=False)
     op.create_index(op.f("ix_study_patient_pseudonym"), "study", ["patient_pseudonym"], unique=False)
+    op.create_index(op.f("ix_audit_event_study_id"), "audit_event", ["study_id"], unique=False)
 
 
 def _make_notes_of_readers() -> None:
@@ -128,6 +151,24 @@ def _make_access() -> None:
         sa.PrimaryKeyConstraint("account_id", "key", name=op.f("pk_idempotent_answer")),
     )
     op.create_index(op.f("ix_idempotent_answer_at"), "idempotent_answer", ["at"], unique=False)
+
+
+def _make_maps() -> None:
+    op.create_table(
+        "case_map",
+        sa.Column("case_id", sa.String(length=36), nullable=False),
+        sa.Column("series", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("shape", sa.JSON(), nullable=False),
+        sa.Column("affine", sa.JSON(), nullable=False),
+        sa.Column("full_scale", sa.Float(), nullable=False),
+        sa.Column("release_digest", sa.String(length=64), nullable=False),
+        sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("kind IN ('SALIENCY', 'UNCERTAINTY', 'INPUT')", name=op.f("ck_case_map_kind")),
+        sa.ForeignKeyConstraint(["case_id"], ["triage_case.id"], name=op.f("fk_case_map_case_id")),
+        sa.PrimaryKeyConstraint("case_id", "series", "kind", name=op.f("pk_case_map")),
+    )
 
 
 def _make_notices() -> None:
