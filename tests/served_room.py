@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -93,27 +93,28 @@ def served_room(
 ) -> Iterator[Served]:
     """That many processes that serve the store at `url`, each as `secondread serve` does."""
     with ExitStack() as opened:
-        served = Served([], [])
+        served, started = Served([], []), []
         for _ in range(processes):
             bound = opened.enter_context(socket.socket())
             bound.bind(("127.0.0.1", 0))
             bound.listen(1024)
             served.addresses.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
-            served.pids.append(opened.enter_context(_process(url, clock_file, bound, wound, program)))
-        for address in served.addresses:
-            _wait_for(address)
+            started.append(opened.enter_context(_process(url, clock_file, bound, wound, program)))
+            served.pids.append(started[-1].pid)
+        for address, process in zip(served.addresses, started, strict=True):
+            _wait_for(address, process)
         yield served
 
 
 @contextmanager
 def _process(
     url: str, clock_file: Path, bound: socket.socket, wound: str | None, program: Sequence[str]
-) -> Iterator[int]:
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, *(program or ("-m", "tests.served_room")), url, str(clock_file), str(bound.fileno())]
     more = [] if wound is None else ["--wound", wound]
     process = subprocess.Popen([*command, *more], pass_fds=[bound.fileno()])
     try:
-        yield process.pid
+        yield process
     finally:
         process.terminate()
         try:
@@ -123,16 +124,14 @@ def _process(
             process.wait()
 
 
-def _wait_for(address: str) -> None:
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the process answers; raises RuntimeError where it ended or says nothing for a minute."""
     until = time.monotonic() + _START
-    while True:
-        try:
-            with urllib.request.urlopen(f"{address}/live", timeout=_START):
-                return
-        except (URLError, ConnectionError, TimeoutError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(URLError, ConnectionError, TimeoutError), urllib.request.urlopen(f"{address}/live", timeout=2):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the room did not start (exit code {process.poll()}); its complaint stands above")
 
 
 def main() -> None:

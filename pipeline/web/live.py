@@ -77,6 +77,7 @@ class Bell:
         self._every = every
         self._listeners: set[Listener] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
 
     def streams(self, token_hash: str) -> int:
         """How many pages of one session listen."""
@@ -88,6 +89,7 @@ class Bell:
         listener = Listener(token_hash)
         self._listeners.add(listener)
         if self._watch is None or self._watch.done():
+            self._looked = asyncio.Event()
             self._watch = asyncio.get_running_loop().create_task(self._keep_looking())
         try:
             yield listener
@@ -96,6 +98,10 @@ class Bell:
             if not self._listeners and self._watch is not None:
                 self._watch.cancel()
                 self._watch = None
+
+    async def has_looked(self) -> None:
+        """Wait until there is a look to compare later ones with: what happens from here on rings."""
+        await self._looked.wait()
 
     async def _keep_looking(self) -> None:
         newest: int | None = None
@@ -108,6 +114,7 @@ class Bell:
             if seen is not None:
                 newest = seen.newest
                 self._ring(seen, asked)
+                self._looked.set()
             await asyncio.sleep(self._every)
 
     def _ring(self, seen: Glance, asked: frozenset[str]) -> None:
@@ -143,10 +150,11 @@ def _event(name: str) -> str:
 
 
 async def stream(bell: Bell, token_hash: str, *, beat: float = BEAT_EVERY) -> AsyncIterator[str]:
-    """The events of one page until its session ends."""
+    """The events of one page until its session ends; a page that is told to be live asks for its lines once more."""
     with bell.listen(token_hash) as listener:
+        await bell.has_looked()
         yield f"retry: 3000\n{_event('live')}"
-        while not listener.ended:
+        while True:
             try:
                 await asyncio.wait_for(listener.rung.wait(), beat)
             except TimeoutError:
@@ -154,6 +162,8 @@ async def stream(bell: Bell, token_hash: str, *, beat: float = BEAT_EVERY) -> As
                 continue
             listener.rung.clear()
             yield _event("ended" if listener.ended else "changed")
+            if listener.ended:
+                return
 
 
 @router.get("/worklist/events", include_in_schema=False)

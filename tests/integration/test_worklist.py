@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.domain.case import Reason
-from pipeline.store import audit_rows, live_rows, page_rows, worklist_rows
+from pipeline.store import audit_rows, exposure_rows, live_rows, page_rows, worklist_rows
 from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
@@ -274,8 +274,9 @@ def test_a_search_tells_no_route_and_notes_that_a_case_asked_for_no_read(
     case_id = add_case(database, blobs, ROUTINE)
     (item,) = desk.send("/api/worklist/search", text="ACC-1").json()["items"]
     assert (item["route"], item["reasons"]) == (None, [])
-    desk.post(f"/cases/{case_id}/request")
-    assert desk.send("/api/claim").status_code == 404
+    with database.read() as connection:
+        (seen,) = exposure_rows.of_case(connection, case_id)
+    assert seen.kind == "ROUTE"
 
 
 def test_that_somebody_searched_is_in_the_trail_and_what_for_is_not(

@@ -213,8 +213,8 @@ function listen() {
   }
   source = new EventSource("/worklist/events");
   source.addEventListener("live", () => {
-    if (live.dataset.state === "lost") soon();
     heard();
+    soon(); // what happened since these lines were made
   });
   source.addEventListener("beat", heard);
   source.addEventListener("changed", () => {
