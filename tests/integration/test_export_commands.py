@@ -162,7 +162,9 @@ def commit(house: House, study_uid: str, *findings: str, agreement: str | None =
         (("of another protocol",), False),
     ],
 )
-def test_labels_are_what_the_adjudicator_or_all_committed_reads_say(two_studies, tmp_path, capsys, findings, label) -> None:
+def test_labels_are_what_the_adjudicator_or_all_committed_reads_say(
+    two_studies, tmp_path, capsys, findings, label
+) -> None:
     names = two_studies.only_protocol(None).class_names
     of = {"finding": names[0], "none": names[1]}
     agreement = findings[-1] if findings[-1] in {"disagree", "amend"} else None
