@@ -74,8 +74,8 @@ def verify(as_json: AsJson = False) -> int:
     """Recompute the hash chain of the audit trail; exit code 1 when it does not hold."""
     from pipeline.store import audit_rows
 
-    with open_house(read_settings()) as house, house.database.read() as connection:
-        problems = [str(problem) for problem in audit_rows.verify_chain(connection)]
+    with open_house(read_settings()) as house:
+        problems = audit_rows.verify_trail(house.database)
     if as_json:
         show_json({"intact": not problems, "problems": problems})
     elif problems:

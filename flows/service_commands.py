@@ -74,6 +74,7 @@ def open_room(house: House, *, host: str, port: int) -> None:
         room(house),
         host=host,
         port=port,
+        log_config=None,  # its records go the way of ours, which shows no traceback and no foreign text
         log_level="warning",
         timeout_graceful_shutdown=5,  # pages that listen for changes would keep it open
         access_log=False,

@@ -8,13 +8,19 @@ from datetime import datetime
 
 from pipeline.domain.event_words import Blind, EventWords, detail_of, words_of
 from pipeline.errors import NoSuchCase, NotAllowed
-from pipeline.store import audit_rows, exposure_rows, read_rows, timeline_rows
+from pipeline.store import audit_rows, exposure_rows, read_rows, round_rows, timeline_rows
 from pipeline.store.account_rows import Account, May
 from pipeline.store.database import Database, Transaction
 from pipeline.store.exposure_rows import Exposure
 from pipeline.store.timeline_rows import CaseKey, Happened, Trail
 
 _SOMEBODY = "a colleague"
+_OF_OTHERS = frozenset(
+    {
+        "exposed", "item.escalated", "item_scheduled", "read.committed", "read.compared", "read.handed_over", "read.opened",
+        "read.paused", "read.released", "read.resumed", "read.revealed", "round.opened",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,12 @@ def timeline(database: Database, person: Account, case_id: str) -> Timeline:
     """
     with database.read() as connection:
         key = _known(connection, case_id)
-        return _whole(connection, key) if _may_know(connection, person, case_id) else _blind(connection, key, person)
+        if not _may_know(connection, person, case_id):
+            return _blind(connection, key, person)
+        whole = _whole(connection, key)
+        is_lead = exposure_rows.is_noted(connection, case_id=case_id, account_id=person.id, kind=Exposure.RECORD)
+        waits = round_rows.open_round(connection, case_id) is not None
+        return _without_others(whole, person) if waits and not is_lead else whole
 
 
 def record(database: Database, person: Account, case_id: str, *, now: datetime) -> Timeline:
@@ -107,6 +118,12 @@ def _whole(connection: Transaction, key: CaseKey) -> Timeline:
     )
 
 
+def _without_others(whole: Timeline, person: Account) -> Timeline:
+    """The story without what colleagues do while one of them still reads: as if nobody else were asked."""
+    kept = [one for one in whole.entries if one.actor == person.name or one.event not in _OF_OTHERS]
+    return replace(whole, entries=tuple(kept))
+
+
 def _without_event(rows: list[Happened], events: list[Happened], event: str) -> list[Happened]:
     """Rows whose happening the trail does not hold already."""
     return [] if any(one.event == event for one in events) else rows
@@ -133,22 +150,22 @@ def _told(one: Happened) -> Entry:
 def _blind(connection: Transaction, key: CaseKey, person: Account) -> Timeline:
     """Only what the list of words opens, to the day; one's own doings in full."""
     events, _ = timeline_rows.events(connection, key)
-    item_id = timeline_rows.newest_item(connection, key.case_id)
+    items = timeline_rows.items_told(connection, key.case_id, person.id)
     rows = [
         *timeline_rows.received(connection, key),
         *_without_event(timeline_rows.revisions(connection, key), events, "study_sealed"),
         *_without_event(timeline_rows.emergencies(connection, key), events, "emergency.opened"),
     ]
-    shown = [entry for one in [*rows, *events] if (entry := _blindly(one, person, item_id)) is not None]
+    shown = [entry for one in [*rows, *events] if (entry := _blindly(one, person, items)) is not None]
     return Timeline(
         case_id=key.case_id, protocol=key.protocol, is_whole=False, entries=tuple(_in_order(shown)), trail=None
     )
 
 
-def _blindly(one: Happened, person: Account, item_id: str | None) -> Entry | None:
+def _blindly(one: Happened, person: Account, items: frozenset[str]) -> Entry | None:
     words = words_of(one.event)
     is_own = one.actor == person.name and one.event in _OWN
-    of_this_item = words.blind is Blind.THIS_ITEM and item_id is not None and one.payload.get("item") == item_id
+    of_this_item = words.blind is Blind.THIS_ITEM and one.payload.get("item") in items
     if not (is_own or of_this_item or words.blind is Blind.OPEN):
         return None
     entry = replace(_told(one), event=None, number=None)

@@ -14,11 +14,13 @@ from pipeline.errors import NotAllowed, StaleClaim
 from pipeline.protocol import TriageProtocol
 from pipeline.store import (
     audit_rows,
+    case_rows,
     emergency_rows,
     exposure_rows,
     handover_rows,
     line_rows,
     page_rows,
+    read_rows,
     reading_rows,
     search_rows,
     worklist_rows,
@@ -31,10 +33,10 @@ from pipeline.store.line_rows import Line, Show
 from pipeline.store.page_rows import Before, Cursor, Filters, Page
 from pipeline.store.read_rows import OPENED
 from pipeline.store.reading_order import Place
-from pipeline.store.worklist_rows import Claim
+from pipeline.store.worklist_rows import REQUESTED, Claim
 
-REQUESTED = "REQUESTED"  #: the reason of an item that a colleague and not the model asked for
 LONGEST_RESERVATION: Final = timedelta(minutes=60)
+SHORT_RESERVATION: Final = timedelta(minutes=10)  #: of a case that is overdue already
 LONGEST_PAUSE: Final = timedelta(hours=24)
 NO_FILTERS: Final = Filters()
 
@@ -196,13 +198,18 @@ def hand_over(
     if fence is None and not giver.may(May.HAND_OVER):
         raise NotAllowed("this account may hand over only a case that it holds; claim it, or ask a lead")
     with database.transaction() as connection:
-        item = _open_item(connection, case_id)
+        item = _open_item(connection, giver, case_id)
         colleague = _colleague(connection, giver, item, to)
-        until = now + LONGEST_RESERVATION
-        if item.due_at > now:
-            until = min(until, item.due_at)
+        until = _reserved_until(item, now)
         given = handover_rows.hand_over(
-            connection, case_id=case_id, to=colleague.id, by=giver.id, until=until, fence=fence, now=now
+            connection,
+            item_id=item.id,
+            case_id=case_id,
+            to=colleague.id,
+            by=giver.id,
+            until=until,
+            fence=fence,
+            now=now,
         )
         if not given:
             raise StaleClaim.ended()
@@ -211,10 +218,19 @@ def hand_over(
         return until
 
 
-def _open_item(connection: Transaction, case_id: str) -> OpenItem:
+def _reserved_until(item: OpenItem, now: datetime) -> datetime:
+    """Until when take-next leaves a case to the colleague it was handed to: never beyond its longest wait."""
+    if item.due_at <= now:
+        return now + SHORT_RESERVATION
+    return min(now + LONGEST_RESERVATION, item.due_at)
+
+
+def _open_item(connection: Transaction, asking: Account, case_id: str) -> OpenItem:
+    """The open item, which is none for who has read the case: whether others are asked is not told."""
     reading_rows.known_case(connection, case_id)
     item = handover_rows.open_item(connection, case_id)
-    if item is None:
+    has_read = read_rows.read_by(connection, case_id=case_id, reader_id=asking.id) is not None
+    if item is None or has_read:
         raise StaleClaim("this case has left the worklist; choose another")
     return item
 
@@ -242,7 +258,7 @@ def pause_case(
     Raises NoSuchCase, StaleClaim, or NotAllowed for a case that is overdue already.
     """
     with database.transaction() as connection:
-        item = _open_item(connection, case_id)
+        item = _open_item(connection, reader, case_id)
         end = min(item.due_at, now + LONGEST_PAUSE, until or item.due_at)
         if end <= now:
             raise NotAllowed("this case is overdue and cannot be put aside; read it, hand it over or give it back")
@@ -259,7 +275,7 @@ def pause_case(
 def resume_case(database: Database, reader: Account, case_id: str, *, now: datetime) -> None:
     """Put a paused case back among those that wait; raises NoSuchCase, NotAllowed or StaleClaim."""
     with database.transaction() as connection:
-        item = _open_item(connection, case_id)
+        item = _open_item(connection, reader, case_id)
         if not reader.may_claim(item.specialty):
             raise NotAllowed("this case is not one that you may claim; choose one of your specialty")
         if not handover_rows.resume(connection, case_id=case_id, now=now):
@@ -273,6 +289,7 @@ def request_read(database: Database, reader: Account, case_id: str, *, now: date
     if not reader.may_read:
         raise NotAllowed("this account may look and not ask for reads; ask for the role of a reader")
     with database.transaction() as connection:
+        case_rows.hold(connection, case_id)
         case = reading_rows.known_case(connection, case_id)
         if case.item is not None or case.newer_case_id is not None or case.state != "DECIDED":
             raise NotAllowed("this case has been on the worklist, is not decided yet, or has a newer revision")

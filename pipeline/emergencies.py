@@ -19,6 +19,7 @@ LONGEST_REASON = 1000
 def open_in_emergency(database: Database, account: Account, case_id: str, reason: str, *, now: datetime) -> datetime:
     """Let this person see this case, and claim it where they read at all; returns until when.
 
+    While it stands open to them, asking again changes nothing and tells nobody.
     Raises NotAllowed, NoSuchCase, and UnfinishedRead without a proper reason.
     """
     if not account.may(May.BREAK_GLASS):
@@ -32,6 +33,9 @@ def open_in_emergency(database: Database, account: Account, case_id: str, reason
         specialty = None if case.item is None else case.item.specialty
         if is_ordinary(account, specialty):
             raise NotAllowed("you may open this case without an emergency")
+        emergency_rows.hold(connection)
+        if already := emergency_rows.open_until(connection, account_id=account.id, case_id=case_id, now=now):
+            return already
         row = emergency_rows.add_emergency(
             connection, account_id=account.id, case_id=case_id, reason=words, now=now, until=until
         )

@@ -13,13 +13,14 @@ from typing import Any
 
 from pipeline.errors import NoSuchPerson, NotAllowed, UnfitAccount
 from pipeline.store import account_rows, audit_rows, people_rows, second_factor_rows, session_rows, token_rows
-from pipeline.store.account_rows import OUTSIDE_NAME, Account, Role
+from pipeline.store.account_rows import Account, Role
 from pipeline.store.database import Database, Transaction
 from pipeline.store.people_rows import Person
 from pipeline.store.token_rows import Scope
 
 _PASSWORD_BYTES = 15
 _OURSELVES = "this is your own account; ask another administrator to change it"
+_YOUR_PAGE = "this is your own account; change your password and second factor on your account's page"
 _LAST_ADMIN = "this is the last administrator who may come in; make another one first"
 
 
@@ -78,8 +79,12 @@ def set_disabled(database: Database, admin: Account | str, account_id: str, *, d
             _note(connection, _name(admin), now, event, account_id)
 
 
-def reset_password(database: Database, *, actor: str, account_id: str, now: datetime) -> str:
-    """Give an account a new password and return it. Raises NoSuchPerson, UnfitAccount where it has no use for one."""
+def reset_password(database: Database, *, actor: Account | str, account_id: str, now: datetime) -> str:
+    """Give another's account a new password and return it.
+
+    Raises NoSuchPerson, NotAllowed for one's own, UnfitAccount where it has no use for one.
+    """
+    _refuse_own(actor, account_id)
     password = new_password()
     with database.transaction() as connection:
         person = people_rows.known_person(connection, account_id)
@@ -87,7 +92,7 @@ def reset_password(database: Database, *, actor: str, account_id: str, now: date
             raise UnfitAccount("this account has no password: it comes with a token or from the site's provider")
         account_rows.set_password(connection, account_id=account_id, name=person.name, password=password)
         session_rows.close_account_sessions(connection, account_id=account_id)
-        _note(connection, actor, now, "password_reset", account_id)
+        _note(connection, _name(actor), now, "password_reset", account_id)
     return password
 
 
@@ -97,6 +102,12 @@ def change_own_password(database: Database, account: Account, password: str, *, 
         account_rows.set_password(connection, account_id=account.id, name=account.name, password=password)
         session_rows.close_account_sessions(connection, account_id=account.id)
         _note(connection, account.name, now, "password_changed", account.id)
+
+
+def reset_second_factor(database: Database, *, admin: Account, account_id: str, now: datetime) -> None:
+    """Take the second factor of another's account away. Raises NoSuchPerson, NotAllowed for one's own."""
+    _refuse_own(admin, account_id)
+    remove_second_factor(database, actor=admin.name, account_id=account_id, now=now)
 
 
 def remove_second_factor(database: Database, *, actor: str, account_id: str, now: datetime) -> None:
@@ -142,7 +153,8 @@ def admit(
 ) -> Account:
     """Whom the site's provider vouches for, with today's role; an account is made at the first sign-in.
 
-    Raises NotAllowed where the account was shut out here, UnfitAccount where no name of theirs can be used.
+    The last administrator stays one, which is written down: else nobody could look after the room. Raises NotAllowed
+    where the account was shut out here, UnfitAccount where no name of theirs can be used.
     """
     with database.transaction() as connection:
         person = people_rows.person_of_subject(connection, subject)
@@ -151,11 +163,19 @@ def admit(
             return Account(id=account_id, name=name, role=role, specialties=tuple(specialties))
         if person.disabled:
             raise NotAllowed("this account was shut out of the reading room; ask an administrator")
+        role = _kept_role(connection, person, role, now)
         if (person.role, person.specialties) != (role, tuple(specialties)):
             people_rows.change_role(connection, account_id=person.id, role=role, specialties=specialties)
             session_rows.close_account_sessions(connection, account_id=person.id)
             _note(connection, "provider", now, "account_changed", person.id, role=role, was=person.role)
     return Account(id=person.id, name=person.name, role=role, specialties=tuple(specialties))
+
+
+def _kept_role(connection: Transaction, person: Person, role: Role, now: datetime) -> Role:
+    if role is Role.ADMIN or people_rows.admins_who_may_come_in(connection) != [person.id]:
+        return role
+    _note(connection, "provider", now, "last_admin_kept", person.id, role=role)
+    return person.role
 
 
 def _first_admission(
@@ -180,8 +200,15 @@ def _first_admission(
 
 def _candidates(names: Sequence[str]) -> list[str]:
     printable = ("".join(letter for letter in name if letter.isprintable()).strip() for name in names)
-    fit = [name[: account_rows.LONGEST_NAME - 4].strip() for name in printable if name not in {"", OUTSIDE_NAME}]
+    fit = [name[: account_rows.LONGEST_NAME - 4].strip() for name in printable if name]
+    fit = [name for name in fit if not account_rows.is_reserved(name)]
     return fit + [f"{name} {number}" for name in fit[:1] for number in range(2, 100)]
+
+
+def _refuse_own(actor: Account | str, account_id: str) -> None:
+    """Raise NotAllowed where a session alone would take its own account over."""
+    if isinstance(actor, Account) and actor.id == account_id:
+        raise NotAllowed(_YOUR_PAGE)
 
 
 def _refuse_loss(connection: Transaction, admin: Account | str, person: Person) -> None:

@@ -18,13 +18,14 @@ from pipeline.domain.case import ItemState
 from pipeline.errors import NotAllowed, SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.review import Read
-from pipeline.store import account_rows, audit_rows, reading_rows, round_rows, work_item_rows, worklist_rows
+from pipeline.store import account_rows, audit_rows, case_rows, reading_rows, round_rows, work_item_rows, worklist_rows
 from pipeline.store.account_rows import Account
 from pipeline.store.database import Database, Transaction
 from pipeline.store.read_rows import OPENED
 from pipeline.store.refusals import ConstraintRefused
 from pipeline.store.work_item_rows import WorkItem
 
+_ASKED_FOR = "a read of this study was asked for before, or it is not decided yet"
 CANCEL_ASKED = "work_item.cancel_asked"
 GIVEN_BACK = "work_item.given_back"
 NO_PROTOCOLS: Final[Mapping[str, TriageProtocol]] = MappingProxyType({})
@@ -87,7 +88,7 @@ def request(database: Database, study_instance_uid: str, protocol: str, *, now: 
     try:
         claiming.request_read(database, account, case_id, now=now)
     except (NotAllowed, ConstraintRefused):
-        raise ItemConflict("a read of this study was asked for before, or it is not decided yet") from None
+        raise ItemConflict(_ASKED_FOR) from None
     with database.read() as connection:
         case = reading_rows.blind_case(connection, case_id)
     if case is None or case.item is None or case.item.item_id is None:
@@ -104,7 +105,7 @@ def _case_to_read(database: Database, study_instance_uid: str, protocol: str) ->
     if len(wanted) > 1:
         raise ItemConflict("this study was put to several protocols; name one in WorklistLabel")
     if wanted[0].has_open_item:
-        raise ItemConflict("a read of this study is asked for already")
+        raise ItemConflict(_ASKED_FOR)
     return wanted[0].case_id
 
 
@@ -159,6 +160,7 @@ def give_back(database: Database, item_id: str, transaction_uid: str, reason: st
     """
     with database.transaction() as connection:
         hold = _hold(connection, item_id, transaction_uid, now)
+        case_rows.hold(connection, hold.case_id)
         again = work_item_rows.replace_claim(
             connection, item_id=item_id, account_id=hold.account.id, fence=hold.fence, now=now
         )

@@ -39,6 +39,7 @@ LONGEST_REASON = 500
 FEWEST_SHOWN = 5  #: reads below which a rate would tell of single cases
 _ACTOR_LENGTH = 64
 _SHOWN = 20
+_SETTLES_AFTER = timedelta(days=7)  #: so that a house whose people are all new can still arm again
 _NOTICES_SHOWN = 100
 _PATIENCE = timedelta(minutes=10)  #: notices are sent by a scheduled run
 
@@ -130,8 +131,8 @@ class Figures:
     untold: int
 
 
-def figures(database: Database, period: Period, *, now: datetime) -> Figures:
-    """How the room does over a period. Raises RetryLater."""
+def figures(database: Database, period: Period, *, asking: Account, now: datetime) -> Figures:
+    """How the room does over a period, as somebody may know it who reads here too. Raises RetryLater."""
     since = now - period.length
     with database.read() as connection:
         arrivals = figure_rows.arrivals(connection, since=since, until=now)
@@ -144,9 +145,9 @@ def figures(database: Database, period: Period, *, now: datetime) -> Figures:
             buckets=_buckets(arrivals, period, since, now),
             deferral=_deferral(arrivals),
             waits=_wait_lines(figure_rows.waits(connection, since=since, now=now)),
-            standing=figure_rows.standing(connection, now),
+            standing=figure_rows.standing(connection, now, asking=asking.id),
             loads=tuple(figure_rows.loads(connection, since=since, now=now)),
-            agreement=agreement_rows.tables(connection, since=since),
+            agreement=agreement_rows.tables(connection, since=since, asking=asking.id),
             kept=_kept(connection, now),
             releases=alias_rows.champions(connection),
             safe_state=_safe_state(connection),
@@ -255,6 +256,7 @@ def ask_to_rearm(database: Database, person: Account, reason: str, *, now: datet
             raise NotAllowed("automation is not stopped; there is nothing to arm again")
         if rearm_rows.has_asked(connection, stop_sequence=stopped.sequence, account_id=person.id):
             raise NotAllowed("you have asked already; a second person has to ask too")
+        _refuse_newcomer(connection, person, now)
         rearm_rows.ask(connection, stop_sequence=stopped.sequence, account_id=person.id, reason=words, now=now)
         what = {"stop": stopped.sequence, "account": person.id}
         audit_rows.append(connection, at=now, actor=person.name, event="rearm.asked", payload=what)
@@ -264,6 +266,16 @@ def ask_to_rearm(database: Database, person: Account, reason: str, *, now: datet
             actor = _together([one.name for one in people])
             _switch(connection, on=False, actor=actor, reason=words, now=now, people=both)
         return Rearming(armed=len(people) >= 2, people=tuple(one.name for one in people))
+
+
+def _refuse_newcomer(connection: Transaction, person: Account, now: datetime) -> None:
+    """Raise NotAllowed where one administrator alone could have made the second person since automation stopped."""
+    began = rearm_rows.stopped_since(connection) or now
+    if not rearm_rows.is_settled(connection, account_id=person.id, since=max(began, now - _SETTLES_AFTER)):
+        raise NotAllowed(
+            "this account was made, let in or changed by somebody since automation stopped; "
+            f"somebody else has to ask, or you in {_SETTLES_AFTER.days} days"
+        )
 
 
 def _checked(person: Account, reason: str) -> str:

@@ -23,23 +23,28 @@ from pipeline.domain.second_reads import ADJUDICATION, SECOND, are_concordant, a
 from pipeline.errors import NotAllowed, StaleClaim, UnfinishedRead
 from pipeline.protocol import Reading, TriageProtocol
 from pipeline.store import (
+    account_rows,
     audit_rows,
+    case_rows,
     draft_rows,
     emergency_rows,
     exposure_rows,
+    handover_rows,
     outbox_rows,
     read_rows,
     reading_rows,
     round_rows,
     worklist_rows,
 )
-from pipeline.store.account_rows import Account, May
+from pipeline.store.account_rows import OUTSIDE_NAME, Account, May
 from pipeline.store.database import Database, Transaction
 from pipeline.store.draft_rows import StoredDraft
 from pipeline.store.exposure_rows import Exposure
-from pipeline.store.line_rows import Line
+from pipeline.store.line_rows import Line, lines_of_items
 from pipeline.store.read_rows import OPENED, StoredRead
 from pipeline.store.reading_rows import BlindCase, ModelAnswer
+
+_ACTOR = "review"
 
 __all__ = [
     "CANNOT_BE_READ",
@@ -236,6 +241,7 @@ def commit_read(
     StaleClaim.
     """
     with database.transaction() as connection:
+        case_rows.hold(connection, case_id)
         case = reading_rows.known_case(connection, case_id)
         answering.check(read, TriageProtocol.model_validate(dict(case.protocol_content)))
         answers = answering.checked_answers(read, reading)
@@ -300,7 +306,24 @@ def _continue(  # noqa: PLR0917 - where the case stands, where it goes
     more = (Reason.DISCORDANT,) if following == ADJUDICATION else ()
     opened = round_rows.schedule_next(connection, item_id=item_id, number=following, more_reasons=more, now=now)
     what = {"item": opened, "round": following, "after": number}
-    audit_rows.append(connection, at=now, actor="review", event="round.opened", case_id=case_id, payload=what)
+    if following == SECOND and not _anybody_may_take(connection, opened):
+        worklist_rows.cancel_open_items(connection, case_id=case_id, now=now)
+        outbox_rows.announce(connection, case_id=case_id, kind=ResultKind.READ, now=now)
+        audit_rows.append(connection, at=now, actor=_ACTOR, event="round.impossible", case_id=case_id, payload=what)
+        return
+    audit_rows.append(connection, at=now, actor=_ACTOR, event="round.opened", case_id=case_id, payload=what)
+
+
+def _anybody_may_take(connection: Transaction, item_id: str) -> bool:
+    """Whether a colleague is left, or a system outside, who may read it blind: a read must not wait for nobody."""
+    (line,) = lines_of_items(connection, [item_id])
+    outside = account_rows.find_for_sign_in(connection, OUTSIDE_NAME)
+    readers = [*handover_rows.readers(connection), *([outside.account] if outside else [])]
+    return any(
+        one.may_claim(str(line.specialty))
+        and round_rows.may_take_item(connection, item_id=item_id, account_id=one.id, adjudicates=False)
+        for one in readers
+    )
 
 
 def reveal(database: Database, reader: Account, case_id: str, *, now: datetime) -> None:
@@ -330,9 +353,10 @@ def record_agreement(
     amended_to: str | None = None,
     now: datetime,
 ) -> None:
-    """Note once what the reader makes of the answer; raises NotAllowed before the reveal or the second time.
+    """Note once what the reader makes of the answer; raises NotAllowed before the reveal or for a second opinion.
 
-    An amendment names the class the reader would choose now; raises UnfinishedRead without one.
+    Saying the same again, as a double click does, changes nothing. An amendment names the class the reader would choose
+    now; raises UnfinishedRead without one.
     """
     with database.transaction() as connection:
         protocol = TriageProtocol.model_validate(dict(reading_rows.known_case(connection, case_id).protocol_content))
@@ -342,6 +366,9 @@ def record_agreement(
         read = _own_read(connection, reader, case_id)
         now_read = amended_to if amends else None
         if not read_rows.record_agreement(connection, read_id=read.id, agreement=agreement, amended_to=now_read):
+            noted = _own_read(connection, reader, case_id)
+            if (noted.agreement, noted.amended_to) == (agreement, now_read):
+                return
             raise NotAllowed("this is noted once, after the model's answer was shown")
         what = {"read": read.id, "agreement": agreement.value}
         if amends:

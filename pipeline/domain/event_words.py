@@ -58,6 +58,7 @@ EVENTS: Final[Mapping[str, EventWords]] = {
     "read.revealed": EventWords(title="Model's answer revealed", kind="model"),
     "read.compared": EventWords(title="Compared with the model", detail="{agreement}"),
     "round.opened": EventWords(title="Another reader is asked", detail="{round_words}"),
+    "round.impossible": EventWords(title="No second reader there", detail="the read stands by itself", kind="alarm"),
     "exposed": EventWords(title="Shown to a person", detail="{kind}"),
     "emergency.opened": EventWords(title="Opened in an emergency", blind=Blind.OPEN, kind="alarm"),
     "record.seen": EventWords(title="Whole record looked at", kind="alarm"),

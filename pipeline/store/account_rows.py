@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +18,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.errors import HaltPipeline, UnfitAccount
+from pipeline.errors import HaltPipeline, RetryLater, UnfitAccount
 from pipeline.store.common_passwords import is_common
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import account
@@ -30,6 +31,7 @@ LONGEST_NAME = 64
 
 _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(2)  # 64 MiB and several cores each: more at once would starve the room
+_LONGEST_WAIT = 1.0  #: seconds for a turn to hash: whoever waits holds a thread of the room
 
 
 @cache
@@ -81,6 +83,13 @@ ALLOWED: Final[Mapping[Role, frozenset[May]]] = {
 OF_ACCOUNTS = tuple(role for role in Role if role is not Role.OUTSIDE)
 NOT_AT_THE_DESK = frozenset({Role.SERVICE, Role.OUTSIDE})  #: programs, which never sign in
 OUTSIDE_NAME = "outside system"
+RESERVED: Final = frozenset(
+    {
+        OUTSIDE_NAME, "command line", "delivery", "demo", "export", "init", "intake",
+        "noticing", "provider", "pull", "reconciliation", "review", "secondread", "system", "training", "triage",
+        "worklist",
+    }
+)  #: names under which the house itself writes things down  # fmt: skip
 _NO_PASSWORD = "!"  # noqa: S105 - no hash, so that nothing matches it
 
 
@@ -174,6 +183,13 @@ def refuse_name(name: str) -> None:
     """Raise UnfitAccount for a name that no account may have."""
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise UnfitAccount(f"the account's name must have 1 to {LONGEST_NAME} printable characters; choose another")
+    if is_reserved(name):
+        raise UnfitAccount("the house itself writes things down under this name; choose another")
+
+
+def is_reserved(name: str) -> bool:
+    """Whether this is a name of the house's own, however it is spelt."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split()) in RESERVED
 
 
 def refuse_role(role: str) -> None:
@@ -200,8 +216,18 @@ def set_password(connection: Connection, *, account_id: str, name: str, password
 
 
 def _hash(password: str) -> str:
-    with _hashing:
+    with _turn():
         return _hasher.hash(password)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    if not _hashing.acquire(timeout=_LONGEST_WAIT):
+        raise RetryLater("too many passwords are checked at this moment: try again")
+    try:
+        yield
+    finally:
+        _hashing.release()
 
 
 def outside_account(connection: Connection, *, now: datetime) -> Account:
@@ -227,6 +253,12 @@ def find_by_id(connection: Connection, account_id: str) -> StoredPassword | None
     return _stored(connection.execute(select(account).where(account.c.id == account_id)).one_or_none())
 
 
+def hold_account(connection: Connection, account_id: str) -> StoredPassword | None:
+    """The account of that id as `find_by_id` gives it; nobody else changes it until this transaction ends."""
+    query = select(account).where(account.c.id == account_id).with_for_update(key_share=True)
+    return _stored(connection.execute(query).one_or_none())
+
+
 def _stored(row: Row[Any] | None) -> StoredPassword | None:
     if row is None:
         return None
@@ -241,13 +273,14 @@ def _stored(row: Row[Any] | None) -> StoredPassword | None:
 
 
 def password_matches(stored: StoredPassword | None, password: str) -> bool:
-    """Whether the password is right; an unknown account costs the same time as a known one."""
-    with _hashing:
+    """Whether the password is right; an account that is unknown or has none costs the same time. Raises RetryLater."""
+    known = stored is not None and stored.has_password
+    with _turn():
         try:
-            _hasher.verify(_hash_of_nobody() if stored is None else stored.password_hash, password[:LONGEST_PASSWORD])
+            _hasher.verify(stored.password_hash if stored and known else _hash_of_nobody(), password[:LONGEST_PASSWORD])
         except (VerificationError, InvalidHashError):
             return False
-    return stored is not None and len(password) <= LONGEST_PASSWORD
+    return known and len(password) <= LONGEST_PASSWORD
 
 
 def delay_after(failures: int) -> timedelta:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, exists, select
 
 from pipeline.domain.agreement import agreement_of, rate_interval
+from pipeline.domain.case import CaseState
 from pipeline.domain.second_reads import ADJUDICATION, FIRST, SECOND
 from pipeline.store.reading_order import is_open
 from pipeline.store.tables import account, case, decision, read, worklist_item
@@ -76,9 +77,11 @@ class _Blind:
     likeliest: str | None  #: of the model; None where it did not speak
 
 
-def tables(connection: Connection, *, since: datetime | None) -> AgreementTables:
+def tables(connection: Connection, *, since: datetime | None, asking: str = "") -> AgreementTables:
     """Agreement over cases whose reading ended since that moment, or ever."""
-    cases = [[_blind(row) for row in rows] for _, rows in groupby(_rows(connection, since), lambda row: row.case_id)]
+    cases = [
+        [_blind(row) for row in rows] for _, rows in groupby(_rows(connection, since, asking), lambda row: row.case_id)
+    ]
     both = [(reads[0], reads[1]) for reads in cases if [read.round for read in reads] == [FIRST, SECOND]]
     compared = [one for reads in cases for one in reads if one.likeliest and one.finding != _UNREADABLE]
     return AgreementTables(
@@ -90,8 +93,10 @@ def tables(connection: Connection, *, since: datetime | None) -> AgreementTables
     )
 
 
-def _rows(connection: Connection, since: datetime | None) -> Sequence[Row[Any]]:
+def _rows(connection: Connection, since: datetime | None, asking: str) -> Sequence[Row[Any]]:
     waits = exists().where(worklist_item.c.case_id == read.c.case_id, is_open())
+    own = read.alias()
+    unseen = exists().where(own.c.case_id == read.c.case_id, own.c.reader_id == asking, own.c.revealed_at.is_(None))
     said = decision.c.evidence["analysis"]["uncertainty"]
     query = (
         select(
@@ -107,7 +112,7 @@ def _rows(connection: Connection, since: datetime | None) -> Sequence[Row[Any]]:
         .join(account, account.c.id == read.c.reader_id)
         .join(case, case.c.id == read.c.case_id)
         .outerjoin(decision, decision.c.case_id == read.c.case_id)
-        .where(~waits, read.c.round < ADJUDICATION)
+        .where(~waits, ~unseen, case.c.state != CaseState.SUPERSEDED, read.c.round < ADJUDICATION)
         .order_by(read.c.case_id, read.c.round)
     )
     if since is not None:

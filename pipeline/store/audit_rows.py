@@ -7,19 +7,20 @@ whole, so it shows only against a head that was noted elsewhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Select, func, insert, select
 
-from pipeline.store.database import canonical_json
+from pipeline.store.database import Database, canonical_json
 from pipeline.store.sequences import wait_for_turn
 from pipeline.store.tables import audit_event
 
 GENESIS = "0" * 64
 _BATCH = 1000
+_ONE_READ = 10_000  #: events, which are fetched well within the patience of a writer
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,34 @@ def newest_moment(connection: Connection) -> datetime | None:
 
 def verify_chain(connection: Connection, expected: AuditHead | None = None) -> list[str]:
     """What is wrong with the trail, one sentence each; empty when it is whole and still holds the `expected` head."""
+    events = _events().execution_options(yield_per=_BATCH)
+    return _problems(connection.execute(events).mappings(), expected)
+
+
+def verify_trail(database: Database, expected: AuditHead | None = None) -> list[str]:
+    """The same of a trail of any length, in reads so short that nobody who writes meanwhile waits for long."""
+    return _problems(_in_short_reads(database), expected)
+
+
+def _events() -> Select[Any]:
+    return select(audit_event).order_by(audit_event.c.sequence)
+
+
+def _in_short_reads(database: Database) -> Iterator[Mapping[Any, Any]]:
+    query = _events().limit(_ONE_READ)
+    while True:
+        with database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        yield from rows
+        if len(rows) < _ONE_READ:
+            return
+        query = _events().where(audit_event.c.sequence > rows[-1]["sequence"]).limit(_ONE_READ)
+
+
+def _problems(events: Iterable[Mapping[Any, Any]], expected: AuditHead | None) -> list[str]:
     problems: list[str] = []
     last, seen = AuditHead(0, GENESIS), expected is None or expected.sequence == 0
-    events = select(audit_event).order_by(audit_event.c.sequence).execution_options(yield_per=_BATCH)
-    for row in connection.execute(events).mappings():
+    for row in events:
         problems.extend(_problems_of(row, last))
         last = AuditHead(row["sequence"], row["hash"])
         seen = seen or last == expected

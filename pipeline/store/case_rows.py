@@ -157,6 +157,11 @@ def finish(connection: Connection, *, case_id: str, owner: str, fence: int, now:
         raise LostClaim("the hold on this case has ended or passed to another worker; nothing was written")
 
 
+def hold(connection: Connection, case_id: str) -> None:
+    """Let nobody supersede the case until this transaction ends; on SQLite there is no other writer anyway."""
+    connection.execute(select(case.c.id).where(case.c.id == case_id).with_for_update(key_share=True)).all()
+
+
 def supersede(connection: Connection, *, study_id: str, now: datetime) -> list[str]:
     """Replace every case of a study's earlier revisions and take their items off the worklist; returns their ids."""
     earlier = and_(case.c.study_id == study_id, case.c.state != CaseState.SUPERSEDED)

@@ -45,14 +45,10 @@ def write_decisions(
     """
     records = [_drawn(protocol, one, audit_key) for one in ready]
     try:
-        with database.transaction() as connection:
-            if safe_state_rows.is_safe(connection):
-                records = [_stopped(record) for record in records]
-            for one, record in zip(ready, records, strict=True):
-                _record(connection, one.claimed, protocol, record)
+        written = _written(database, protocol, [one.claimed for one in ready], records)
     except (ConstraintRefused, LostClaim):
         return None
-    return [record.decision for record in records]
+    return [record.decision for record in written]
 
 
 def write_decision(database: Database, protocol: TriageProtocol, ready: ReadyRecord, *, audit_key: bytes) -> Decision:
@@ -60,17 +56,28 @@ def write_decision(database: Database, protocol: TriageProtocol, ready: ReadyRec
     claimed = ready.claimed
     record = _drawn(protocol, ready, audit_key)
     try:
-        with database.transaction() as connection:
-            if safe_state_rows.is_safe(connection):
-                record = _stopped(record)
-            _record(connection, claimed, protocol, record)
+        (written,) = _written(database, protocol, [claimed], [record])
     except ConstraintRefused:
         if record.decision.route == Route.REVIEW:
             raise
         record = replace(record, decision=_refused(record.decision), audit=False)
-        with database.transaction() as connection:
-            _record(connection, claimed, protocol, record)
-    return record.decision
+        (written,) = _written(database, protocol, [claimed], [record])
+    return written.decision
+
+
+def _written(
+    database: Database, protocol: TriageProtocol, claimed: Sequence[ClaimedCase], records: Sequence[DecisionRecord]
+) -> Sequence[DecisionRecord]:
+    """Write them all or nothing: every case is locked before the audit trail, as a seal does it, so that none deadlocks."""
+    with database.transaction() as connection:
+        safe_state_rows.share(connection)
+        if safe_state_rows.is_safe(connection):
+            records = [_stopped(record) for record in records]
+        for one, record in zip(claimed, records, strict=True):
+            case_rows.finish(connection, case_id=one.case_id, owner=one.owner, fence=one.fence, now=record.decided_at)
+        for one, record in zip(claimed, records, strict=True):
+            _record(connection, one, protocol, record)
+    return records
 
 
 def _drawn(protocol: TriageProtocol, ready: ReadyRecord, audit_key: bytes) -> DecisionRecord:
@@ -93,10 +100,7 @@ def _refused(decision: Decision) -> Decision:
 
 
 def _record(connection: Transaction, claimed: ClaimedCase, protocol: TriageProtocol, record: DecisionRecord) -> None:
-    """The case, its decision with proof and outbox row, the worklist item and the audit event: all or nothing."""
-    case_rows.finish(
-        connection, case_id=claimed.case_id, owner=claimed.owner, fence=claimed.fence, now=record.decided_at
-    )
+    """The decision of a finished case with proof and outbox row, the worklist item and the audit event."""
     case_rows.register_protocol(
         connection,
         digest=protocol.digest,
@@ -120,15 +124,18 @@ def _record(connection: Transaction, claimed: ClaimedCase, protocol: TriageProto
 def _schedule(connection: Transaction, protocol: TriageProtocol, record: DecisionRecord) -> None:
     """The worklist item of a case that a person reads; an audited one looks like a REVIEW."""
     route = Route.REVIEW if record.audit else Route(record.decision.route)
+    reasons: tuple[str, ...] = _told(record)
     if route not in _ITEM_PRIORITY:
-        return
+        if not worklist_rows.was_asked_for(connection, record.case_id):
+            return
+        route, reasons = Route.REVIEW, (worklist_rows.REQUESTED,)
     rule = protocol.routes[route]
     worklist_rows.schedule_item(
         connection,
         case_id=record.case_id,
         specialty=rule.specialty,
         priority=_ITEM_PRIORITY[route],
-        reasons=_AUDIT_REASONS if record.audit else record.decision.reasons,
+        reasons=reasons,
         due_at=record.decided_at + timedelta(minutes=rule.longest_wait_minutes),
         now=record.decided_at,
     )
@@ -147,3 +154,13 @@ def _for_the_trail(decision_id: str, record: DecisionRecord) -> dict[str, Any]:
         "manifest_digest": record.manifest_digest,
         "evidence_digest": hashlib.sha256(evidence.encode()).hexdigest(),
     }
+
+
+def _told(record: DecisionRecord) -> tuple[Reason, ...]:
+    """The reasons a reader is shown: what follows from the score alone stands only where nothing else does."""
+    if record.decision.route == Route.PRIORITY:
+        return record.decision.reasons
+    by_score = {Reason.UNCERTAIN, Reason.CONFIDENT_ABSENCE}
+    if dict(record.decision.guards).get("certificate_valid"):
+        by_score.add(Reason.NOT_CERTIFIED)
+    return tuple(reason for reason in record.decision.reasons if reason not in by_score) or _AUDIT_REASONS

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy import Connection, insert, select
 
 from pipeline.store.account_rows import Account
 from pipeline.store.room_tables import emergency
-from pipeline.store.sequences import new_id
+from pipeline.store.sequences import new_id, wait_for_turn
 
 
 def add_emergency(
@@ -21,11 +21,21 @@ def add_emergency(
     return emergency_id
 
 
+def hold(connection: Connection) -> None:
+    """Let nobody else open a case in an emergency until this transaction ends."""
+    wait_for_turn(connection, emergency)
+
+
+def open_until(connection: Connection, *, account_id: str, case_id: str, now: datetime) -> datetime | None:
+    """Until when an emergency of this person lets them see this case, None where none does now."""
+    mine = (emergency.c.account_id == account_id) & (emergency.c.case_id == case_id)
+    latest = select(emergency.c.until).where(mine, emergency.c.at <= now, emergency.c.until > now)
+    return connection.execute(latest.order_by(emergency.c.until.desc()).limit(1)).scalar_one_or_none()
+
+
 def is_open(connection: Connection, *, account_id: str, case_id: str, now: datetime) -> bool:
     """Whether an emergency of this person lets them see this case now."""
-    mine = (emergency.c.account_id == account_id) & (emergency.c.case_id == case_id)
-    found = select(exists().where(mine, emergency.c.at <= now, emergency.c.until > now))
-    return bool(connection.execute(found).scalar_one())
+    return open_until(connection, account_id=account_id, case_id=case_id, now=now) is not None
 
 
 def may_claim(connection: Connection, reader: Account, *, case_id: str, specialty: str, now: datetime) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
+from pipeline.domain.notices import NoticeKind
 from pipeline.store.reading_order import is_open
+from pipeline.store.room_tables import notice
 from pipeline.store.tables import case, worklist_item
 
 
@@ -24,8 +26,13 @@ class OverdueItem:
 
 
 def take_overdue(connection: Connection, *, now: datetime, limit: int) -> list[OverdueItem]:
-    """Mark open items past their due moment as escalated and return those that were not before, longest wait first."""
-    fresh = (is_open(), worklist_item.c.due_at <= now, worklist_item.c.escalated_at.is_(None))
+    """Mark open items past their due moment as escalated and return those that were not before, longest wait first.
+
+    The item of a later round brings the moment of its case along, and is escalated all the same: it waits for others.
+    """
+    told = exists().where(notice.c.kind == NoticeKind.ESCALATION.value, notice.c.subject == worklist_item.c.id)
+    unmarked = or_(worklist_item.c.escalated_at.is_(None), and_(worklist_item.c.round > 1, ~told))
+    fresh = (is_open(), worklist_item.c.due_at <= now, unmarked)
     query = (
         select(worklist_item, case.c.protocol)
         .join(case, case.c.id == worklist_item.c.case_id)
@@ -44,7 +51,9 @@ def take_overdue(connection: Connection, *, now: datetime, limit: int) -> list[O
         )
         for row in connection.execute(query).all()
         if connection.execute(
-            update(worklist_item).where(worklist_item.c.id == row.id, *fresh).values(escalated_at=now)
+            update(worklist_item)
+            .where(worklist_item.c.id == row.id, *fresh)
+            .values(escalated_at=func.coalesce(worklist_item.c.escalated_at, now))
         ).rowcount
         == 1
     ]

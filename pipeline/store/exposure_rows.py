@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Connection, insert, literal, select
+from sqlalchemy.exc import IntegrityError
 
 from pipeline.store.room_tables import exposure
 from pipeline.store.sequences import new_id
@@ -36,13 +37,16 @@ class Seen:
 
 def note(connection: Connection, *, case_id: str, account_id: str, kind: Exposure, now: datetime) -> bool:
     """Log that this person is shown this of the case; False when it was logged before, whose moment stays."""
-    known = select(exposure.c.id).where(
-        exposure.c.case_id == case_id, exposure.c.account_id == account_id, exposure.c.kind == kind.value
-    )
-    if connection.execute(known.limit(1)).first() is not None:
+    if is_noted(connection, case_id=case_id, account_id=account_id, kind=kind):
         return False
     values = {"id": new_id(), "case_id": case_id, "account_id": account_id, "kind": kind.value, "at": now}
-    connection.execute(insert(exposure).values(**values))
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(exposure).values(**values))
+    except IntegrityError:  # another request of the same person was shown it at this moment
+        if not is_noted(connection, case_id=case_id, account_id=account_id, kind=kind):
+            raise
+        return False
     return True
 
 

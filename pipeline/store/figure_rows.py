@@ -16,9 +16,11 @@ from sqlalchemy import Connection, and_, exists, func, or_, select
 from sqlalchemy import case as when
 
 from pipeline.domain.case import ItemState, Route
+from pipeline.domain.second_reads import FIRST
 from pipeline.store.reading_order import is_open
 from pipeline.store.room_tables import emergency
 from pipeline.store.tables import account, case, decision, read, worklist_item
+from pipeline.store.worklist_rows import is_read_by
 
 _HIGH = 2
 
@@ -94,7 +96,10 @@ def _place(row: Any) -> Route:
 
 
 def waits(connection: Connection, *, since: datetime, now: datetime) -> list[Wait]:
-    """The wait of every item read in the period and of every item still open, however old."""
+    """The wait for a first read of every case read in the period and of every one still open, however old.
+
+    Later rounds are left out: they would show that a case is read again.
+    """
     query = (
         select(
             worklist_item.c.priority,
@@ -103,6 +108,7 @@ def waits(connection: Connection, *, since: datetime, now: datetime) -> list[Wai
             read.c.committed_at,
         )
         .outerjoin(read, read.c.item_id == worklist_item.c.id)
+        .where(worklist_item.c.round == FIRST)
         .where(or_(and_(read.c.committed_at > since, read.c.committed_at <= now), is_open()))
     )
     return [_wait(row, now) for row in connection.execute(query)]
@@ -158,8 +164,9 @@ def _names(connection: Connection, ids: set[str]) -> dict[str, str]:
     return {row.id: row.name for row in connection.execute(query)}
 
 
-def standing(connection: Connection, now: datetime) -> Standing:
-    """How the worklist stands now."""
+def standing(connection: Connection, now: datetime, *, asking: str) -> Standing:
+    """How the worklist stands now, without the cases that the asking account has read: whether others do is not told."""
+    counted_in = and_(is_open(), ~is_read_by(asking))
     asked = {
         "held": and_(worklist_item.c.state == ItemState.IN_PROGRESS.value, worklist_item.c.lease_until > now),
         "overdue": worklist_item.c.due_at <= now,
@@ -168,8 +175,8 @@ def standing(connection: Connection, now: datetime) -> Standing:
         "escalated": worklist_item.c.escalated_at.is_not(None),
     }
     sums = [func.coalesce(func.sum(when((which, 1), else_=0)), 0).label(name) for name, which in asked.items()]
-    row = connection.execute(select(func.count().label("open"), *sums).where(is_open())).one()
-    oldest = select(func.min(worklist_item.c.due_at)).where(is_open(), worklist_item.c.due_at <= now)
+    row = connection.execute(select(func.count().label("open"), *sums).where(counted_in)).one()
+    oldest = select(func.min(worklist_item.c.due_at)).where(counted_in, worklist_item.c.due_at <= now)
     counted = {name: int(value) for name, value in row._mapping.items()}  # noqa: SLF001 - the documented row view
     return Standing(**counted, oldest_overdue_at=connection.execute(oldest).scalar_one())
 

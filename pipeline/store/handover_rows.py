@@ -54,14 +54,22 @@ def readers(connection: Connection) -> list[Account]:
 
 
 def hand_over(
-    connection: Connection, *, case_id: str, to: str, by: str, until: datetime, fence: int | None, now: datetime
+    connection: Connection,
+    *,
+    item_id: str,
+    case_id: str,
+    to: str,
+    by: str,
+    until: datetime,
+    fence: int | None,
+    now: datetime,
 ) -> bool:
     """Reserve an open item for a colleague; False when it is not held by the giver, or not open where no fence counts."""
     mine = is_open() if fence is None else held_by(case_id, by, fence, now)
     values = {"offered_to": to, "offered_by": by, "offered_until": until, "paused_until": None, "pause_reason": None}
     changed = connection.execute(
         update(worklist_item)
-        .where(worklist_item.c.case_id == case_id, mine)
+        .where(worklist_item.c.id == item_id, mine)
         .values(fence=worklist_item.c.fence + 1, **_IN_NO_HANDS, **values)
     )
     return changed.rowcount == 1

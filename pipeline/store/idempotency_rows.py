@@ -46,7 +46,9 @@ def begin(connection: Connection, ticket: Ticket, *, request_digest: str) -> Ear
     connection.execute(delete(idempotent_answer).where(idempotent_answer.c.at <= ticket.at - KEPT))
     if _inserted(connection, ticket, request_digest) or _taken_over(connection, ticket, request_digest):
         return None
-    row = connection.execute(select(idempotent_answer).where(_of(ticket))).one()
+    row = connection.execute(select(idempotent_answer).where(_of(ticket))).one_or_none()
+    if row is None:  # the earlier request failed and freed its key at this moment
+        return begin(connection, ticket, request_digest=request_digest)
     return Earlier(request_digest=row.request_digest, status=row.status, headers=dict(row.headers or {}), body=row.body)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, literal, select, update
 
 from pipeline.domain.second_reads import ADJUDICATION
+from pipeline.store.columns import UtcTime
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import account, audit_event, read
 
@@ -108,9 +109,13 @@ def _stored(row: Row[Any]) -> StoredRead:
 
 
 def mark_revealed(connection: Connection, *, read_id: str, now: datetime) -> bool:
-    """Note the first moment the model's answer was shown to this reader; False when it was noted before."""
+    """Note the first moment the model's answer was shown to this reader; False when it was noted before.
+
+    Where another machine's clock, ahead of this one, told the moment of the commit, that moment is noted.
+    """
+    moment = case((read.c.committed_at > now, read.c.committed_at), else_=literal(now, UtcTime))
     changed = connection.execute(
-        update(read).where(read.c.id == read_id, read.c.revealed_at.is_(None)).values(revealed_at=now)
+        update(read).where(read.c.id == read_id, read.c.revealed_at.is_(None)).values(revealed_at=moment)
     )
     return changed.rowcount == 1
 

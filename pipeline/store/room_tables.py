@@ -27,7 +27,7 @@ exposure = Table(
     Column("kind", String(16), nullable=False),  # Exposure
     Column("at", UtcTime, nullable=False),
     CheckConstraint("kind IN ('IMAGES', 'ROUTE', 'READS', 'ANSWER', 'MAPS', 'RECORD')", name="kind"),
-    Index(None, "case_id", "account_id"),
+    UniqueConstraint("case_id", "account_id", "kind"),
 )
 
 api_token = Table(

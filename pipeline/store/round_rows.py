@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, func, select
 
-from pipeline.domain.second_reads import FIRST
+from pipeline.domain.second_reads import ADJUDICATION, FIRST
 from pipeline.store import worklist_rows
 from pipeline.store.reading_order import is_open
 from pipeline.store.tables import worklist_item
@@ -38,7 +38,11 @@ def open_round(connection: Connection, case_id: str) -> int | None:
 def schedule_next(
     connection: Connection, *, item_id: str, number: int, more_reasons: Sequence[str] = (), now: datetime
 ) -> str:
-    """Put the case of a completed item on the worklist for its next round, to wait as long as the first might."""
+    """Put the case of a completed item on the worklist for its next round.
+
+    What readers see of it is copied from the first, its moments and its fence too, so that an item of a second round looks
+    like one that was given back. An adjudication is due at once: the case has waited for two reads already.
+    """
     done = connection.execute(select(worklist_item).where(worklist_item.c.id == item_id)).one()
     of_first = and_(worklist_item.c.case_id == done.case_id, worklist_item.c.round == FIRST)
     first = connection.execute(
@@ -52,7 +56,9 @@ def schedule_next(
         specialty=done.specialty,
         priority=done.priority,
         reasons=[*done.reasons, *more_reasons],
-        due_at=now + (first.due_at - first.asked_at),
-        now=now,
+        due_at=min(first.due_at, now) if number == ADJUDICATION else first.due_at,
+        now=first.asked_at,
         round_=number,
+        fence=done.fence,
+        escalated_at=done.escalated_at,
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 
-from pipeline.store.sequences import next_number
+from pipeline.store.sequences import next_number, share_turn
 from pipeline.store.tables import safe_state
 
 
@@ -33,6 +33,11 @@ def set_safe_state(connection: Connection, *, on: bool, actor: str, reason: str,
     sequence = next_number(connection, safe_state.c.sequence)
     connection.execute(insert(safe_state).values(sequence=sequence, on=on, actor=actor, reason=reason, at=at))
     return sequence
+
+
+def share(connection: Connection) -> None:
+    """Let nobody switch until this transaction ends; other decisions are written meanwhile."""
+    share_turn(connection, safe_state)
 
 
 def hold(connection: Connection) -> None:

@@ -14,6 +14,13 @@ def wait_for_turn(connection: Connection, numbered: FromClause) -> None:
         connection.execute(lock, {"name": f"secondread.{numbered.description}"})
 
 
+def share_turn(connection: Connection, numbered: FromClause) -> None:
+    """Writers of that table wait until this transaction ends; others may share the turn with it."""
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock_shared(hashtext(:name))")
+        connection.execute(lock, {"name": f"secondread.{numbered.description}"})
+
+
 def next_number(connection: Connection, column: Column[int]) -> int:
     """One more than the largest number in `column`; other writers of that table wait until this transaction ends."""
     wait_for_turn(connection, column.table)

@@ -24,6 +24,7 @@ class SignedIn:
     csrf_token: str
     token_hash: str
     needs_touch: bool
+    proven_at: datetime | None = None  #: when the person last proved who they are; None for a service
     by_token: bool = False  #: a service with a token and no cookie, so that there is nothing to forge
 
 
@@ -108,6 +109,7 @@ def find_session(
         csrf_token=row.csrf_token,
         token_hash=row.token_hash,
         needs_touch=row.last_seen_at <= now - _TOUCH_AFTER,
+        proven_at=row.proven_at,
     )
 
 

@@ -78,9 +78,10 @@ def is_revealed(connection: Connection, *, case_id: str, account_id: str) -> boo
 
 
 def holds(connection: Connection, *, case_id: str, account_id: str, now: datetime) -> bool:
-    """Whether this person holds the case for reading now."""
+    """Whether this person holds the case, or another revision's of its study, for reading now."""
+    study = select(case.c.study_id).where(case.c.id == case_id).scalar_subquery()
     held = exists().where(
-        worklist_item.c.case_id == case_id,
+        worklist_item.c.case_id.in_(select(case.c.id).where(case.c.study_id == study)),
         worklist_item.c.state == "IN_PROGRESS",
         worklist_item.c.claimed_by == account_id,
         worklist_item.c.lease_until > now,
@@ -213,15 +214,12 @@ def _with_name(table: Any, key: CaseKey) -> Select[Any]:
     )
 
 
-def newest_item(connection: Connection, case_id: str) -> str | None:
-    """The item of a case that was put on the worklist last."""
-    query = (
-        select(worklist_item.c.id)
-        .where(worklist_item.c.case_id == case_id)
-        .order_by(worklist_item.c.created_at.desc(), worklist_item.c.id)
-        .limit(1)
-    )
-    return connection.execute(query).scalar_one_or_none()
+def items_told(connection: Connection, case_id: str, account_id: str) -> frozenset[str]:
+    """The items whose reading this account may know of: the one it read, else every one of the case."""
+    of_case = worklist_item.c.case_id == case_id
+    own = select(read.c.item_id).where(read.c.case_id == case_id, read.c.reader_id == account_id)
+    found = connection.execute(own).scalars().all()
+    return frozenset(found or connection.execute(select(worklist_item.c.id).where(of_case)).scalars())
 
 
 def hold_items(connection: Connection, case_id: str) -> None:

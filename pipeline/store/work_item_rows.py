@@ -17,7 +17,7 @@ from pipeline.domain.case import CaseState, ItemState
 from pipeline.store.line_rows import Line, item_lines, line_of
 from pipeline.store.reading_order import is_open, reading_order
 from pipeline.store.sequences import new_id
-from pipeline.store.tables import case, outside_claim, protocol_text, study, worklist_item
+from pipeline.store.tables import case, outside_claim, protocol_text, read, study, worklist_item
 from pipeline.store.worklist_rows import is_free, is_held_by, is_open_to
 
 _OPEN = (ItemState.SCHEDULED.value, ItemState.IN_PROGRESS.value)
@@ -93,7 +93,8 @@ def _is_told(account_id: str | None) -> ColumnElement[bool]:
     other = worklist_item.alias()
     is_read_on = exists().where(other.c.case_id == worklist_item.c.case_id, other.c.state.in_(_OPEN))
     is_for = is_open_to(account_id or "", may_adjudicate=False)
-    return or_(and_(is_open(), is_for), and_(~is_open(), ~is_read_on))
+    own = exists().where(read.c.item_id == worklist_item.c.id, read.c.reader_id == (account_id or ""))
+    return or_(and_(is_open(), is_for), and_(~is_open(), or_(~is_read_on, own)))
 
 
 def _is_in(state: ItemState, now: datetime) -> ColumnElement[bool]:

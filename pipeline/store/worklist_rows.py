@@ -29,9 +29,11 @@ from pipeline.store.exposure_rows import Exposure
 from pipeline.store.reading_order import PRIORITIES, STRETCHES, Stretch, is_open, within
 from pipeline.store.room_tables import exposure
 from pipeline.store.sequences import new_id
-from pipeline.store.tables import read, worklist_item
+from pipeline.store.tables import case, read, worklist_item
 
+REQUESTED = "REQUESTED"  #: the reason of an item that a colleague and not the model asked for
 LAST_ROUND = 3  #: an adjudication
+_SECOND = 2  #: where a read made in knowledge of an earlier one is none
 _TELLS_NOTHING_NEW = (Exposure.IMAGES.value, Exposure.ROUTE.value)
 _NOT_ASIDE = dict.fromkeys(("paused_until", "pause_reason", "offered_to", "offered_until", "offered_by"))
 _SCHEDULED: ColumnElement[str] = literal_column("'SCHEDULED'")
@@ -60,6 +62,8 @@ def schedule_item(
     due_at: datetime,
     now: datetime,
     round_: int = 1,
+    fence: int = 0,
+    escalated_at: datetime | None = None,
 ) -> str:
     """Put a case on the worklist and return the item's id; the database refuses a second open item of one case.
 
@@ -78,7 +82,8 @@ def schedule_item(
             reasons=[str(reason) for reason in reasons],
             created_at=now,
             due_at=due_at,
-            fence=0,
+            fence=fence,
+            escalated_at=escalated_at,
             round=round_,
         )
     )
@@ -93,6 +98,18 @@ def cancel_open_items(connection: Connection, *, case_id: str, now: datetime) ->
         .values(state=ItemState.CANCELED.value, fence=worklist_item.c.fence + 1, lease_until=None, ended_at=now)
     )
     return changed.rowcount
+
+
+def was_asked_for(connection: Connection, case_id: str) -> bool:
+    """Whether a colleague asked for a read of an earlier revision of this case and never got it."""
+    earlier = case.alias()
+    query = (
+        select(worklist_item.c.reasons)
+        .join(earlier, earlier.c.id == worklist_item.c.case_id)
+        .join(case, (case.c.study_id == earlier.c.study_id) & (case.c.protocol == earlier.c.protocol))
+        .where(case.c.id == case_id, earlier.c.id != case_id, worklist_item.c.state == ItemState.CANCELED.value)
+    )
+    return any(REQUESTED in reasons for reasons in connection.execute(query).scalars())
 
 
 def is_free(now: datetime) -> ColumnElement[bool]:
@@ -125,22 +142,24 @@ def _has_read(account_id: ColumnElement[str] | str) -> ColumnElement[bool]:
     return exists().where(read.c.case_id == worklist_item.c.case_id, read.c.reader_id == account_id)
 
 
-def is_read_by(account_id: str) -> ColumnElement[bool]:
+def is_read_by(account_id: ColumnElement[str] | str) -> ColumnElement[bool]:
     """Whether this account has committed a read of the item's case, in whatever round."""
     return _has_read(account_id)
 
 
 def _is_reserved_for_another(account_id: str, now: datetime) -> ColumnElement[bool]:
-    """Whether a colleague has the item to himself; one who has read the case blocks nobody, and nobody is told."""
+    """Whether take-next leaves the item to a colleague; who asks for this very case may have it all the same.
+
+    Whether the colleague may still read it is not asked: the answer would tell who has read the case.
+    """
     return and_(
         worklist_item.c.offered_until.is_not(None),
         worklist_item.c.offered_until > now,
         worklist_item.c.offered_to != account_id,
-        ~_has_read(worklist_item.c.offered_to),
     )
 
 
-def is_open_to(account_id: str, *, may_adjudicate: bool) -> ColumnElement[bool]:
+def is_open_to(account_id: ColumnElement[str] | str, *, may_adjudicate: bool) -> ColumnElement[bool]:
     """Whether this account is blind enough for the item: it has not read the case, nor seen what the model or others say.
 
     An adjudication is for those who may decide it, and they may know what the others read. That the model asked for no
@@ -152,13 +171,26 @@ def is_open_to(account_id: str, *, may_adjudicate: bool) -> ColumnElement[bool]:
         exposure.c.kind.not_in(_TELLS_NOTHING_NEW),
         or_(exposure.c.kind != Exposure.READS.value, worklist_item.c.round < LAST_ROUND),
     )
-    blind = and_(~is_read_by(account_id), ~seen)
+    blind = and_(~is_read_by(account_id), ~seen, or_(worklist_item.c.round != _SECOND, ~_knows_an_earlier(account_id)))
     return blind if may_adjudicate else and_(worklist_item.c.round < LAST_ROUND, blind)
+
+
+def _knows_an_earlier(account_id: ColumnElement[str] | str) -> ColumnElement[bool]:
+    """Whether this account was shown the answer to, or others' reads of, another revision of the item's study."""
+    this, other = case.alias(), case.alias()
+    return exists().where(
+        this.c.id == worklist_item.c.case_id,
+        other.c.study_id == this.c.study_id,
+        other.c.protocol == this.c.protocol,
+        exposure.c.case_id == other.c.id,
+        exposure.c.account_id == account_id,
+        exposure.c.kind.not_in(_TELLS_NOTHING_NEW),
+    )
 
 
 def _is_claimable(account_id: str, now: datetime, *, may_adjudicate: bool) -> ColumnElement[bool]:
     own = is_open_to(account_id, may_adjudicate=may_adjudicate)
-    return and_(is_free(now), ~_is_reserved_for_another(account_id, now), own)
+    return and_(is_free(now), own)
 
 
 def claim_item(
@@ -174,6 +206,8 @@ def claim_item(
 
     A holder who claims again keeps the fence and gets a longer lease, so that two tabs of one reader agree.
     """
+    mine = select(worklist_item.c.id).where(worklist_item.c.case_id == case_id, is_open())
+    connection.execute(mine.with_for_update()).all()  # what is asked below is then asked of what is true now
     again = (
         update(worklist_item)
         .where(worklist_item.c.case_id == case_id, is_open(), is_held_by(account_id, now))
@@ -221,7 +255,8 @@ def claim_next_item(
     What was handed to this account comes first, what is put aside waits. On PostgreSQL rows that a colleague is claiming
     at this moment are skipped rather than waited for.
     """
-    claimable = and_(_is_claimable(account_id, now, may_adjudicate=may_adjudicate), ~is_paused(now))
+    waits = or_(is_paused(now), _is_reserved_for_another(account_id, now))
+    claimable = and_(_is_claimable(account_id, now, may_adjudicate=may_adjudicate), ~waits)
     query = select(worklist_item.c.case_id).where(claimable).limit(1)
     case_id = _first_handed(connection, query, account_id, now) or _first_waiting(connection, query, specialties, now)
     if case_id is None:

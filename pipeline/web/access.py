@@ -20,7 +20,7 @@ from pipeline.store.account_rows import May
 from pipeline.store.session_rows import SignedIn
 from pipeline.web.door import Door
 from pipeline.web.rate_limit import unsafe_rate
-from pipeline.web.room import Here, Room
+from pipeline.web.room import Here, Room, room_of
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -59,9 +59,16 @@ def signed_in(request: Request, room: Here) -> SignedIn:
     A request that shows a token is judged by it alone, whatever cookie it carries. Raises NotSignedIn, NotKnown, TooMany.
     """
     token = _bearer(request)
-    if token is not None or request.method not in _SAFE_METHODS:
-        unsafe_rate(request)
-    return _by_cookie(request, room) if token is None else _by_token(room, token)
+    counts = token is not None or request.method not in _SAFE_METHODS
+    try:
+        found = _by_cookie(request, room) if token is None else _by_token(room, token)
+    except (NotSignedIn, NotKnown):
+        if counts:
+            unsafe_rate(request, None)
+        raise
+    if counts:
+        unsafe_rate(request, found.account.id)
+    return found
 
 
 def _bearer(request: Request) -> str | None:
@@ -102,11 +109,14 @@ Session = Annotated[SignedIn, Depends(signed_in)]
 
 
 def require_own_origin(request: Request) -> None:
-    """Raise Forged unless Origin, or Referer where Origin is absent, names this very host."""
+    """Raise Forged unless Origin, or Referer where Origin is absent, names this very host (by https where it has it)."""
     source = request.headers.get("origin") or request.headers.get("referer") or ""
-    parts = urlsplit(source)
-    own = request.headers.get("host", "")
-    if parts.scheme not in {"http", "https"} or not own or parts.netloc.lower() != own.lower():
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        raise Forged from None
+    own, schemes = request.headers.get("host", ""), {"https"} if room_of(request).https else {"http", "https"}
+    if parts.scheme not in schemes or not own or parts.netloc.lower() != own.lower():
         raise Forged
 
 

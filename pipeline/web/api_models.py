@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 LARGEST_WHOLE: Final = 2**31 - 1  #: of what every database keeps in an integer column
 
@@ -32,5 +33,7 @@ class Problem(Told):
 
 
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f-]{1,36}$")]  #: an opaque id
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))]
+"""A moment that stays one in every time zone."""
 Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
 Fence = Annotated[Whole, Field(description="the fence that the claim was answered with")]

@@ -45,7 +45,7 @@ from pipeline.web import (
 from pipeline.web.door import Door
 from pipeline.web.hardening import BodyLimit, SecurityHeaders
 from pipeline.web.own_files import OurOwnFiles
-from pipeline.web.rate_limit import RateLimits
+from pipeline.web.rate_limit import PROOFS, Buckets, RateLimits
 from pipeline.web.room import Here, Room, RoomKeys, make_templates
 from pipeline.web.shelf import ImageShelf
 from pipeline.web.sound_input import SOUND
@@ -104,6 +104,7 @@ def create_app(
         absolute=absolute,
         certificates=certificates,
         templates=make_templates(),
+        proofs=Buckets(PROOFS, now),
         door=door,
         rules=rules or ReadingRoom(),
         keys=keys or RoomKeys(),
@@ -128,11 +129,12 @@ def create_app(
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
+    app.add_middleware(problems.Unexpected)  # inside the headers, so that they are on its answers too
     app.add_middleware(SecurityHeaders, https=https)
     return app
 
 
-def live() -> dict[str, Any]:
+async def live() -> dict[str, Any]:  # no thread of the pool is needed, however busy the room is
     """The process answers."""
     return {"live": True}
 

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from pipeline import claiming, review
 from pipeline.answering import CANNOT_BE_READ, LONGEST_ANSWER, LONGEST_COMMENT
-from pipeline.errors import StaleClaim, UnfinishedRead
+from pipeline.errors import NotAllowed, StaleClaim, UnfinishedRead
 from pipeline.review import Agreement
 from pipeline.store.exposure_rows import Exposure
 from pipeline.store.session_rows import SignedIn
@@ -110,6 +110,9 @@ def commit(  # noqa: PLR0917 - the parts of one request
     except (StaleClaim, UnfinishedRead, NotSigned) as refused:
         review.keep_draft(room.database, session.account, case_id, draft.model_dump(mode="json"), now=room.now())
         return _page(room, session, case_id, draft=draft, problem=str(refused), status=_REFUSED[type(refused)])
+    except NotAllowed:
+        if review.view_case(room.database, session.account, case_id, now=room.now()).read is None:
+            raise
     return RedirectResponse(f"/cases/{case_id}", status_code=303)
 
 

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.store.page_rows import Before, Cursor
 from pipeline.store.reading_order import PRIORITIES, Place
+from pipeline.web.api_models import Moment
 
-_PLACE: TypeAdapter[tuple[bool, int, AwareDatetime, str]] = TypeAdapter(tuple[bool, int, AwareDatetime, str])
-_BEFORE: TypeAdapter[tuple[AwareDatetime, str]] = TypeAdapter(tuple[AwareDatetime, str])
+_Id = Annotated[str, Field(pattern=r"^[0-9a-f]{1,32}$")]
+_PLACE: TypeAdapter[tuple[bool, int, Moment, _Id]] = TypeAdapter(tuple[bool, int, Moment, _Id])
+_BEFORE: TypeAdapter[tuple[Moment, _Id]] = TypeAdapter(tuple[Moment, _Id])
 LONGEST = 200  #: characters
 
 

@@ -81,8 +81,9 @@ def is_told_once(endpoint: Callable[..., Any]) -> bool:
 
 
 async def request_digest(request: Request, room: Here, session: Session) -> str:
-    """What makes a request the same: role, method, path, query and body; keyed, because a body may hold a password."""
-    parts = (session.account.role, request.method, request.url.path, request.url.query)
+    """What makes a request the same: rights, method, path, query and body; keyed, because a body may hold a password."""
+    rights = " ".join([session.account.role, *sorted(session.account.granted)])
+    parts = (rights, request.method, request.url.path, request.url.query)
     head = "\n".join(str(part) for part in parts).encode()
     return hmac.digest(room.session_key, head + b"\n\n" + await request.body(), hashlib.sha256).hex()
 

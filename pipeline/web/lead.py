@@ -79,7 +79,7 @@ def _name(bucket: Bucket, period: Period) -> str:
 
 
 def _page(room: Room, session: SignedIn, period: Period, *, problem: str = "", status: int = 200) -> Response:
-    view = view_of(oversight.figures(room.database, period, now=room.now()))
+    view = view_of(oversight.figures(room.database, period, asking=session.account, now=room.now()))
     account = session.account
     asked = any(one.account_id == account.id for one in view.figures.safe_state.requests)
     return room.page(

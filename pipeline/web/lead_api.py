@@ -165,8 +165,7 @@ class ToldNotice(Told):
 @figures_router.get("/figures", response_model=ToldFigures)
 def show_figures(room: Here, session: SeesFigures, period: Period = Period.DAY) -> ToldFigures:
     """How the room does over a period."""
-    del session
-    return _told(oversight.figures(room.database, period, now=room.now()))
+    return _told(oversight.figures(room.database, period, asking=session.account, now=room.now()))
 
 
 def _told(figures: Figures) -> ToldFigures:

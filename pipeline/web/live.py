@@ -17,7 +17,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pipeline.errors import NotAllowed, RetryLater
+from pipeline.errors import NotAllowed, SecondreadError
 from pipeline.store import live_rows, session_rows
 from pipeline.store.account_rows import May
 from pipeline.store.session_rows import SignedIn
@@ -109,7 +109,7 @@ class Bell:
             asked = frozenset(one.token_hash for one in self._listeners)
             try:
                 seen = await to_thread.run_sync(self._look, asked, newest)
-            except RetryLater:  # the database is away: pages hear their beat and nothing else
+            except SecondreadError:  # the database is away or answers oddly: pages hear their beat and nothing else
                 seen = None
             if seen is not None:
                 newest = seen.newest
@@ -150,8 +150,13 @@ def _event(name: str) -> str:
 
 
 async def stream(bell: Bell, token_hash: str, *, beat: float = BEAT_EVERY) -> AsyncIterator[str]:
-    """The events of one page until its session ends; a page that is told to be live asks for its lines once more."""
+    """The events of one page until its session ends; a page that is told to be live asks for its lines once more.
+
+    One page too many of a session hears nothing and is let go: several may come before any of them listens.
+    """
     with bell.listen(token_hash) as listener:
+        if bell.streams(token_hash) > MOST_STREAMS:
+            return
         await bell.has_looked()
         yield f"retry: 3000\n{_event('live')}"
         while True:

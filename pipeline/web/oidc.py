@@ -16,12 +16,13 @@ from pipeline.errors import NotAllowed
 from pipeline.reading_room import Provider
 from pipeline.web import provider as speaking
 from pipeline.web.provider import Flow, NotVouchedFor, ProviderAway
-from pipeline.web.rate_limit import sign_in_rate
+from pipeline.web.rate_limit import provider_rate
 from pipeline.web.room import Here, Room
 from pipeline.web.sign_in import drop_cookie, set_cookie, show_form, welcome
 
-router = APIRouter(prefix="/sign-in/provider", dependencies=[Depends(sign_in_rate)])
+router = APIRouter(prefix="/sign-in/provider", dependencies=[Depends(provider_rate)])
 LASTS = timedelta(minutes=10)
+_LONGEST_MOMENT = 10  #: digits of seconds; longer ones are beyond every calendar
 _AWAY = "The provider of the site's accounts cannot be reached. Wait a moment, or use an account of this room."
 _LOST = "This sign-in did not begin in this browser, or too long ago. Begin again."
 _NONE = "No provider of accounts was agreed for this room. Use an account of this room."
@@ -95,7 +96,7 @@ def _in(request: Request, room: Room, provider: Provider, flow: Flow, code: str)
 def _flow(request: Request, room: Room) -> Flow | None:
     visit = request.cookies.get(_cookie(room), "")
     began, _, rest = visit.partition(".")
-    if not rest or not (began.isascii() and began.isdecimal()) or len(began) > 12:
+    if not rest or not (began.isascii() and began.isdecimal()) or len(began) > _LONGEST_MOMENT:
         return None
     age = room.now() - datetime.fromtimestamp(int(began), tz=room.now().tzinfo)
     return Flow.of(room.session_key, visit) if age < LASTS else None

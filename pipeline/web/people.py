@@ -164,9 +164,9 @@ def reset_password(account_id: AccountId, room: Here, session: ManagesPeople) ->
     """A new password, shown once."""
     try:
         password = membership.reset_password(
-            room.database, actor=session.account.name, account_id=account_id, now=room.now()
+            room.database, actor=session.account, account_id=account_id, now=room.now()
         )
-    except UnfitAccount as refused:
+    except (UnfitAccount, NotAllowed) as refused:
         return _one(room, session, account_id, status=HTTPStatus.UNPROCESSABLE_ENTITY, problem=_sentence(refused))
     return _one(room, session, account_id, password=password)
 
@@ -178,8 +178,8 @@ def reset_second_factor(account_id: AccountId, room: Here, session: ManagesPeopl
         room,
         session,
         account_id,
-        lambda: membership.remove_second_factor(
-            room.database, actor=session.account.name, account_id=account_id, now=room.now()
+        lambda: membership.reset_second_factor(
+            room.database, admin=session.account, account_id=account_id, now=room.now()
         ),
     )
 

@@ -153,17 +153,15 @@ def enable(account_id: AccountId, room: Here, session: ManagesPeople) -> ToldPer
 @router.post("/{account_id}/password", response_model=ToldSecret)
 @told_once
 def reset_password(account_id: AccountId, room: Here, session: ManagesPeople) -> ToldSecret:
-    """A new password, in the answer."""
-    password = membership.reset_password(
-        room.database, actor=session.account.name, account_id=account_id, now=room.now()
-    )
+    """A new password of somebody else's account, in the answer."""
+    password = membership.reset_password(room.database, actor=session.account, account_id=account_id, now=room.now())
     return ToldSecret(id=account_id, secret=password)
 
 
 @router.delete("/{account_id}/second-factor", response_model=ToldPerson)
 def remove_second_factor(account_id: AccountId, room: Here, session: ManagesPeople) -> ToldPerson:
-    """Without second factor, until its owner enrols another."""
-    membership.remove_second_factor(room.database, actor=session.account.name, account_id=account_id, now=room.now())
+    """Without second factor, until its owner enrols another; not for one's own account."""
+    membership.reset_second_factor(room.database, admin=session.account, account_id=account_id, now=room.now())
     return _told(room, account_id)
 
 

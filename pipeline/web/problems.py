@@ -13,7 +13,9 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import (
     HaltPipeline,
@@ -37,7 +39,7 @@ _FORGED = "this form was not sent from its own page, or the page is too old; ope
 _MALFORMED = "the request lacks a field or holds one that cannot be understood; open the page again"
 _BROKEN = "something failed on our side; nothing was decided, and the case stays where it is"
 _NO_DOOR = "no other system may come in: no token was agreed"
-_AWAY = "the database is busy or away; wait a moment and try again"
+_AWAY = "the room is busy or its database away; wait a moment and try again"
 _CROSSED = "somebody else changed this at the same moment; nothing was written, look again and repeat"
 _TOO_LARGE = "the request is too large; shorten it"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -129,6 +131,30 @@ def _unexpected(request: Request, error: Exception) -> Response:
     return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _BROKEN)
 
 
+class Unexpected:
+    """Answers what nobody expected to fail, and lets nobody else write it down: its text may hold a patient's data."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; an error before the answer began becomes one."""
+        began = False
+
+        async def noting(message: Message) -> None:
+            nonlocal began
+            began = began or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            if began or scope["type"] != "http":
+                raise
+            answer = await run_in_threadpool(_unexpected, Request(scope), error)
+            await answer(scope, receive, send)
+
+
 def _too_many(request: Request, error: Exception) -> Response:
     answer = problem(request, HTTPStatus.TOO_MANY_REQUESTS, str(error))
     if isinstance(error, TooMany):
@@ -169,4 +195,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Unsound, _unsound)
     app.add_exception_handler(HTTPException, _by_framework)
-    app.add_exception_handler(Exception, _unexpected)

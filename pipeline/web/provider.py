@@ -196,7 +196,8 @@ def _checked_claims(
         rules.validate(claims)
     except (JoseError, ValueError, TypeError):
         raise NotVouchedFor("the provider's word about this person does not hold") from None
-    if claims.get("azp", provider.client_id) != provider.client_id or not claims["sub"]:
+    for_several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    if claims.get("azp", None if for_several else provider.client_id) != provider.client_id or not claims["sub"]:
         raise NotVouchedFor("the provider speaks of this person to somebody else")
     return claims
 

@@ -1,7 +1,8 @@
-"""How often one address may ask: a bucket of tokens per address, in memory, for a bounded number of addresses.
+"""How often one address or account may ask: buckets of tokens in memory, for a bounded number of both.
 
-The address is the socket's peer: a header that names another one is anybody's word. Behind a proxy every person shares
-one bucket, so the limits stop floods and guessing by machine, and the delay per account stops guessing one password.
+The address is the socket's peer: a header that names another one is anybody's word. Behind a proxy every person signs in
+from one bucket, so the limits stop floods and guessing by machine, and the delay per account stops guessing one password.
+Whoever is signed in has a bucket of their own, which no stranger can empty.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from fastapi import Request
 
-MOST_ADDRESSES = 10_000  #: the one that was silent for longest is forgotten first
+MOST_ADDRESSES = 10_000  #: or accounts; the one that was silent for longest is forgotten first
 
 
 class TooMany(Exception):
-    """This address asked too often; `retry_after` is when it may ask again."""
+    """This address or account asked too often; `retry_after` is when it may ask again."""
 
     def __init__(self, retry_after: timedelta) -> None:
-        super().__init__("too many requests came from this address; wait a moment and try again")
+        super().__init__("too many requests came from here; wait a moment and try again")
         self.retry_after = retry_after
 
 
@@ -35,7 +38,10 @@ class Rate:
 
 
 SIGN_IN = Rate(burst=60, per_second=0.5)
+PROVIDER = SIGN_IN
 UNSAFE = Rate(burst=1000, per_second=20)
+PROOFS = Rate(burst=5, per_second=1 / 30)  #: wrong passwords or codes of somebody who is signed in
+_NETWORK_BITS: Final = 64  #: of an IPv6 address: one customer has all the others
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Buckets:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, address: str) -> None:
-        """Let one request of this address pass; raises TooMany."""
+        """Let one request of this address or account pass; raises TooMany."""
         now = self.now()
         with self._lock:
             left, since = self._left.pop(address, (self.rate.burst, now))
@@ -61,8 +67,15 @@ class Buckets:
         if left < 1:
             raise TooMany(timedelta(seconds=math.ceil((1 - left) / self.rate.per_second)))
 
+    def give_back(self, address: str) -> None:
+        """Undo one `take`: what came did not count."""
+        with self._lock:
+            if address in self._left:
+                left, since = self._left[address]
+                self._left[address] = (min(self.rate.burst, left + 1), since)
+
     def __len__(self) -> int:
-        """How many addresses are known."""
+        """How many addresses and accounts are known."""
         return len(self._left)
 
 
@@ -71,17 +84,34 @@ class RateLimits:
     """The buckets of a room."""
 
     sign_in: Buckets
+    provider: Buckets
     unsafe: Buckets
 
     @classmethod
-    def by(cls, now: Callable[[], datetime], *, sign_in: Rate = SIGN_IN, unsafe: Rate = UNSAFE) -> RateLimits:
+    def by(
+        cls,
+        now: Callable[[], datetime],
+        *,
+        sign_in: Rate = SIGN_IN,
+        provider: Rate = PROVIDER,
+        unsafe: Rate = UNSAFE,
+    ) -> RateLimits:
         """Full buckets on this clock."""
-        return cls(Buckets(sign_in, now), Buckets(unsafe, now))
+        return cls(Buckets(sign_in, now), Buckets(provider, now), Buckets(unsafe, now))
 
 
 def address_of(request: Request) -> str:
-    """The other end of the socket."""
-    return "" if request.client is None else request.client.host
+    """The other end of the socket; of IPv6 its network, since one machine has 2^64 addresses of it."""
+    host = "" if request.client is None else request.client.host
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> _NETWORK_BITS << _NETWORK_BITS))
 
 
 def limits_of(request: Request) -> RateLimits:
@@ -95,6 +125,11 @@ def sign_in_rate(request: Request) -> None:
     limits_of(request).sign_in.take(address_of(request))
 
 
-def unsafe_rate(request: Request) -> None:
-    """Count one request that changes something or comes with a token; raises TooMany."""
-    limits_of(request).unsafe.take(address_of(request))
+def provider_rate(request: Request) -> None:
+    """Count one way to the provider or back; raises TooMany."""
+    limits_of(request).provider.take(address_of(request))
+
+
+def unsafe_rate(request: Request, account_id: str | None) -> None:
+    """Count one request that changes something or comes with a token, of an account or of a stranger; raises TooMany."""
+    limits_of(request).unsafe.take(address_of(request) if account_id is None else f"account {account_id}")

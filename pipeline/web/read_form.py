@@ -107,7 +107,9 @@ def _in_words(answer: Any) -> str:
 def require_signature(room: Room, account: Account, secret: str) -> None:
     """Raise NotSigned where the site wants reads signed and this is neither the password nor a current code."""
     if room.rules.signing == "password" and not (secret and proves(room, account, secret)):
-        raise NotSigned("sign the read with your password or a current code; what was given was not right")
+        raise NotSigned(
+            "sign the read with your password or a current code; what was given was not right, or was wrong too often"
+        )
 
 
 def write_read(  # noqa: PLR0917 - who commits what, and what proves it

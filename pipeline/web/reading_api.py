@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from pipeline import review
 from pipeline.errors import NoSuchCase
 from pipeline.store import agreement_rows
-from pipeline.web.access import FOR_CASES, FOR_FIGURES, Reader
-from pipeline.web.api_models import Fence, Sent, Told
+from pipeline.web.access import FOR_CASES, FOR_FIGURES, Reader, SeesFigures
+from pipeline.web.api_models import Fence, Moment, Sent, Told
 from pipeline.web.read_form import Draft
 from pipeline.web.room import Here
 from pipeline.web.told_case import CaseId
@@ -118,7 +117,7 @@ def show_reads(case_id: CaseId, room: Here, session: Reader) -> ToldReads:
 
 
 @figures.get("/agreement", response_model=ToldTables)
-def show_agreement(room: Here, since: Annotated[AwareDatetime | None, Query()] = None) -> ToldTables:
+def show_agreement(room: Here, session: SeesFigures, since: Annotated[Moment | None, Query()] = None) -> ToldTables:
     """Show how first and second reads agree per protocol, reader and pair, and how reads and the model do."""
     with room.database.read() as connection:
-        return ToldTables.model_validate(agreement_rows.tables(connection, since=since))
+        return ToldTables.model_validate(agreement_rows.tables(connection, since=since, asking=session.account.id))

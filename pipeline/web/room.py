@@ -21,6 +21,7 @@ from pipeline.store.database import Database
 from pipeline.store.safe_state_rows import Switch
 from pipeline.web import words
 from pipeline.web.door import Door
+from pipeline.web.rate_limit import Buckets
 from pipeline.web.shelf import ImageShelf
 
 
@@ -49,6 +50,7 @@ class Room:
     absolute: timedelta
     certificates: Callable[[str], Sequence[str]]
     templates: Environment
+    proofs: Buckets  #: wrong passwords and codes of those who are signed in, by account
     door: Door | None = None
     rules: ReadingRoom = field(default_factory=ReadingRoom)
     keys: RoomKeys = RoomKeys()

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import io
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated
 
@@ -29,7 +30,9 @@ from pipeline.web.sign_in import welcome
 router = APIRouter(prefix="/account/second-factor", dependencies=CLOSED)
 ISSUER = "secondread"
 _SECRET_BYTES = 20  #: as RFC 4226 asks
+_LATELY = timedelta(minutes=10)
 _WRONG = "Password or code is not right. Look at the newest code and try again."
+_LONG_AGO = "sign in again and come back here within ten minutes: you may have left your desk meanwhile"
 _OFF = "this house has no key to keep second factors with; ask whoever runs it"
 Password = Annotated[str, Form(max_length=4096)]
 Code = Annotated[str, Form(max_length=64)]
@@ -76,7 +79,10 @@ def show_code(room: Here, session: Session) -> Response:
 
 @router.post("")
 def enrol(request: Request, room: Here, session: Session, password: Password = "", code: Code = "") -> Response:
-    """Take the offered secret as second factor where a first code and the password prove it; sessions begin anew."""
+    """Take the offered secret as second factor where a first code and `password` prove it; sessions begin anew.
+
+    Without a password here, a code of the second factor that this one replaces takes its place.
+    """
     secret = offered_secret(room, session)
     step = proving.step_of(secret, code.strip().replace(" ", ""), room.now())
     if step is None or not _is_themselves(room, session, password):
@@ -101,10 +107,17 @@ def remove(request: Request, room: Here, session: Session, secret: Password = ""
     return welcome(request, room, account, way="second factor removed")
 
 
-def _is_themselves(room: Room, session: SignedIn, password: str) -> bool:
-    """Whether the password is right; whom the site's provider vouches for has none to ask for."""
+def _is_themselves(room: Room, session: SignedIn, secret: str) -> bool:
+    """Whether the password is right, or a code of the present second factor where there is no password.
+
+    Whom the site's provider vouches for has neither at first: raises NotAllowed unless they signed in lately.
+    """
     with room.database.read() as connection:
         stored = account_rows.find_by_id(connection, session.account.id)
-    if stored is not None and not stored.has_password:
-        return True
-    return proving.has_password(room, session.account, password)
+    if stored is None or stored.has_password:
+        return proving.has_password(room, session.account, secret)
+    if stored.second_factor:
+        return proving.proves(room, session.account, secret)
+    if session.proven_at is None or session.proven_at <= room.now() - _LATELY:
+        raise NotAllowed(_LONG_AGO)
+    return True

@@ -7,6 +7,7 @@ a clinician may well be able to read.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +23,15 @@ from pipeline.dicom.sandbox import Sandbox
 from pipeline.dicom.series_selection import select_series, series_of
 from pipeline.domain.study import InstanceHeader
 from pipeline.domain.volume import Volume
-from pipeline.errors import DeferCase, SecondreadError
+from pipeline.errors import DeferCase, RetryLater, SecondreadError
 from pipeline.protocol import TriageProtocol
 from pipeline.store.blobs import BlobStore
 from pipeline.store.json_values import header_from
 from pipeline.web.reslicing import edges
+from pipeline.web.unreadable_series import UnreadableSeries
 
+MOST_WAITING = 16  #: requests; more would take the threads that the rest of the room works with
+MOST_AHEAD = 8  #: series that wait to be read ahead
 KEPT_BYTES = 512 * 2**20  #: of display values kept ready
 
 
@@ -100,24 +104,46 @@ def _words(series: Sequence[InstanceHeader]) -> str:
 class ImageShelf:
     """Display values by sealed revision and series, the least recently used going first."""
 
-    def __init__(self, sandbox: Sandbox, *, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self, sandbox: Sandbox, *, kept_bytes: int = KEPT_BYTES, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sandbox = sandbox
         self._kept_bytes = kept_bytes
         self._stacks: OrderedDict[tuple[str, ...], Stack] = OrderedDict()
         self._awaited: dict[tuple[str, ...], Future[Stack]] = {}
+        self._unreadable = UnreadableSeries(seconds)
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._places_ahead = threading.BoundedSemaphore(MOST_AHEAD)
         self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shelf")
 
     def stack(self, entry: SeriesEntry, blobs: BlobStore) -> Stack:
-        """The images of one series; raises DeferCase when not one of them can be shown.
+        """The images of one series; raises DeferCase when not one of them can be shown, RetryLater when too many wait.
 
         The digests are the key, so what is shown is always what was received. Who asks for a series that is being read
         waits for it; series are read without holding up those that are ready.
         """
         with self._lock:
-            known = self._stacks.get(entry.digests)
+            known = self._known(entry.digests)
+        if known is not None:
+            return known
+        if not self._places.acquire(blocking=False):
+            raise RetryLater("many images are being read at this moment; ask again")
+        try:
+            return self._awaited_or_read(entry, blobs)
+        finally:
+            self._places.release()
+
+    def _known(self, key: tuple[str, ...]) -> Stack | None:
+        self._unreadable.refuse(key)
+        if key in self._stacks:
+            self._stacks.move_to_end(key)
+        return self._stacks.get(key)
+
+    def _awaited_or_read(self, entry: SeriesEntry, blobs: BlobStore) -> Stack:
+        with self._lock:
+            known = self._known(entry.digests)
             if known is not None:
-                self._stacks.move_to_end(entry.digests)
                 return known
             awaited = self._awaited.get(entry.digests)
             if awaited is None:
@@ -125,15 +151,19 @@ class ImageShelf:
         return awaited.result() if awaited is not None else self._read(entry, blobs, mine)
 
     def warm(self, entry: SeriesEntry, blobs: BlobStore) -> None:
-        """Have a series read ahead of the first request for it, whatever becomes of it."""
+        """Have a series read ahead of the first request for it, whatever becomes of it; not where many wait already."""
         with self._lock:
-            if entry.digests in self._stacks or entry.digests in self._awaited:
+            if any(entry.digests in known for known in (self._stacks, self._awaited, self._unreadable)):
                 return
-        self._ahead.submit(self._attempt, entry, blobs)
+        if self._places_ahead.acquire(blocking=False):
+            self._ahead.submit(self._attempt, entry, blobs)
 
     def _attempt(self, entry: SeriesEntry, blobs: BlobStore) -> None:
-        with suppress(SecondreadError, OSError):
-            self.stack(entry, blobs)
+        try:
+            with suppress(SecondreadError, OSError):
+                self.stack(entry, blobs)
+        finally:
+            self._places_ahead.release()
 
     def _read(self, entry: SeriesEntry, blobs: BlobStore, told: Future[Stack]) -> Stack:
         try:
@@ -141,6 +171,8 @@ class ImageShelf:
         except BaseException as error:
             with self._lock:
                 del self._awaited[entry.digests]
+                if isinstance(error, DeferCase):
+                    self._unreadable.note(entry.digests, error)
             told.set_exception(error)
             raise
         with self._lock:

@@ -21,6 +21,7 @@ from fastapi.responses import RedirectResponse
 
 from pipeline.store import account_rows, audit_rows, people_rows, session_rows
 from pipeline.store.account_rows import Account, StoredPassword
+from pipeline.store.database import Transaction
 from pipeline.web import proving
 from pipeline.web.access import CLOSED, Forged, Session, require_own_origin
 from pipeline.web.rate_limit import sign_in_rate
@@ -114,9 +115,9 @@ def sign_in(
     with room.database.read() as connection:
         stored = account_rows.find_for_sign_in(connection, name)
     right = account_rows.password_matches(stored, password)  # outside any transaction, for it takes long
-    if _asks_for_code(room, stored, name):
+    if _asks_for_code(room, stored, name) and room.keys.sealing:
         return _to_second_page(room, stored, right=right)
-    if stored is None or not _opens(room, stored, password, right=right):
+    if stored is None or stored.second_factor or not _opens(room, stored, password, right=right):
         return show_form(room, status=HTTPStatus.UNAUTHORIZED, problem=_REFUSED, name=name)
     return welcome(request, room, stored.account, way="password")
 
@@ -130,15 +131,37 @@ def _asks_for_code(room: Room, stored: StoredPassword | None, name: str) -> bool
 
 def _opens(room: Room, stored: StoredPassword, password: str, *, right: bool) -> bool:
     """Whether a right password without second factor opens the room; a wrong one is counted."""
-    if not stored.may_sign_in or proving.is_delayed(stored, room.now()):
-        return False
     with room.database.transaction() as connection:
-        if right:
+        present = _awaited(room, connection, stored.account.id)
+        if present is None:
+            return False
+        if right and not present.second_factor and present.password_hash == stored.password_hash:
             account_rows.record_success(connection, account_id=stored.account.id)
             account_rows.upgrade_hash(connection, stored=stored, password=password)
-        else:
-            proving.note_failure(room, connection, stored.account, event="sign_in.refused")
-    return right
+            return True
+        _note_failure(room, connection, present.account)
+        return False
+
+
+def _awaited(room: Room, connection: Transaction, account_id: str) -> StoredPassword | None:
+    """The account as it is now, held, or None where it may not sign in at this moment.
+
+    Judged here and not before the password was hashed, so that many guesses at once are still one after the other.
+    """
+    present = account_rows.hold_account(connection, account_id)
+    return present if present is not None and present.may_sign_in and not _is_delayed(present, room.now()) else None
+
+
+def _is_delayed(stored: StoredPassword, now: datetime) -> bool:
+    return stored.locked_until is not None and stored.locked_until > now
+
+
+def _note_failure(room: Room, connection: Transaction, account: Account) -> None:
+    """Count a wrong attempt and write it down."""
+    now = room.now()
+    failures = account_rows.record_failure(connection, account_id=account.id, now=now)
+    what = {"failures": failures}
+    audit_rows.append(connection, at=now, actor=account.name, event="sign_in.refused", payload=what)
 
 
 def _to_second_page(room: Room, stored: StoredPassword | None, *, right: bool) -> Response:
@@ -198,14 +221,14 @@ def sign_in_with_code(
 
 def _proven(room: Room, first: FirstPage, code: str) -> Account | None:
     with room.database.transaction() as connection:
-        stored = account_rows.find_by_id(connection, first.account_id)
-        if stored is None or not stored.may_sign_in or proving.is_delayed(stored, room.now()):
+        stored = _awaited(room, connection, first.account_id)
+        if stored is None:
             return None
         right = first.right and first.password == _fingerprint(stored.password_hash)
         if right and proving.uses_code(room, connection, stored.account.id, code):
             account_rows.record_success(connection, account_id=stored.account.id)
             return stored.account
-        proving.note_failure(room, connection, stored.account, event="sign_in.refused")
+        _note_failure(room, connection, stored.account)
         return None
 
 
@@ -217,8 +240,8 @@ def welcome(request: Request, room: Room, account: Account, *, way: str) -> Resp
         old = request.cookies.get(room.cookie_name)
         if old:
             session_rows.close_session(connection, token_hash=session_rows.hash_token(old))
-        audit_rows.append(connection, at=now, actor=account.name, event="sign_in", payload={"way": way})
         people_rows.note_sign_in(connection, account_id=account.id, now=now)
+        audit_rows.append(connection, at=now, actor=account.name, event="sign_in", payload={"way": way})
         value = session_rows.open_session(connection, account_id=account.id, now=now)
     answer = RedirectResponse("/", status_code=HTTPStatus.SEE_OTHER)
     set_cookie(answer, room, room.cookie_name, value)

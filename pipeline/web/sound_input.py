@@ -34,7 +34,7 @@ async def sound_input(request: Request) -> None:
     if kind in _FORMS:
         for value in _of_pairs((await request.form()).multi_items()):
             _check_text(value, None)
-    elif kind == "application/json" and (body := await request.body()):
+    elif (kind == "application/json" or kind.endswith("+json")) and (body := await request.body()):
         _check(read_json(body), "")
 
 

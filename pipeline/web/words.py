@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.claiming import REQUESTED
 from pipeline.domain.reason_words import REASON_WORDS
 from pipeline.review import CANNOT_BE_READ
+from pipeline.store.worklist_rows import REQUESTED
 
 _REASONS = REASON_WORDS | {REQUESTED: ("A colleague asked", "A colleague asked for this read.")}
 _PRIORITIES = {2: "High", 1: "Medium", 0: "Low"}

@@ -18,6 +18,7 @@ from pipeline.store.line_rows import LARGEST_COUNT, Show
 from pipeline.store.page_rows import Filters, ItemStatus
 from pipeline.store.reading_order import PRIORITIES
 from pipeline.store.session_rows import SignedIn
+from pipeline.store.worklist_rows import REQUESTED
 from pipeline.web import cursors, live
 from pipeline.web.access import CLOSED, FOR_CASES, Reader, Session
 from pipeline.web.cursors import AskedCursor
@@ -123,7 +124,7 @@ def _choices(room: Room) -> dict[str, list[tuple[str, str]]]:
 def _reasons() -> list[str]:
     """The codes that may be asked for: none that tells of an earlier read, nor the one that no item carries."""
     untold = (Reason.CONFIDENT_ABSENCE, Reason.DISCORDANT)
-    return [str(code) for code in (*REASON_WORDS, claiming.REQUESTED) if code not in untold]
+    return [str(code) for code in (*REASON_WORDS, REQUESTED) if code not in untold]
 
 
 @router.post("/worklist/next")

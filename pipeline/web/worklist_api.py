@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from pipeline import claiming
 from pipeline.domain.case import ItemState
@@ -15,7 +15,7 @@ from pipeline.store.line_rows import Line, Show, Urgency
 from pipeline.store.page_rows import Filters, ItemStatus
 from pipeline.web import cursors
 from pipeline.web.access import FOR_CASES, Reader, Session
-from pipeline.web.api_models import Fence, Sent, Told
+from pipeline.web.api_models import Fence, Moment, Sent, Told
 from pipeline.web.cursors import AskedCursor
 from pipeline.web.room import Here
 from pipeline.web.told_case import CaseId
@@ -91,7 +91,7 @@ class WantedPause(Sent):
 
     fence: Fence
     reason: PauseReason
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 class ToldUntil(Told):

@@ -97,7 +97,7 @@ def _read_some(house: House) -> str:
     disputed = ""
     for place in range(14):
         who = (first, second)[place % 2]
-        finding = rules.class_names[place % 3 % 2]
+        finding = rules.class_names[0 if place == 13 else place % 3 % 2]
         disputed = _read(house, who, finding, 1 if place == 13 else 4) or disputed
     _read(house, first, rules.class_names[1], 3, case_id=disputed)
     return disputed

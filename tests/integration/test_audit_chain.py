@@ -28,9 +28,16 @@ def trail(database: Database) -> Database:
     return database
 
 
+@pytest.fixture(autouse=True)
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_rows, "_ONE_READ", 5)
+
+
 def problems(database: Database, expected: AuditHead | None = None) -> list[str]:
     with database.read() as connection:
-        return audit_rows.verify_chain(connection, expected)
+        found = audit_rows.verify_chain(connection, expected)
+    assert audit_rows.verify_trail(database, expected) == found
+    return found
 
 
 def head(database: Database) -> AuditHead:
@@ -52,6 +59,13 @@ def tamper(database: Database, change: Callable[[sa.Connection], object]) -> Non
 def test_an_untouched_trail_is_whole(trail: Database) -> None:
     assert problems(trail, head(trail)) == []
     assert head(trail).sequence == EVENTS
+
+
+def test_no_read_of_a_long_trail_holds_more_than_its_share(trail: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, real = [], trail.read
+    monkeypatch.setattr(trail, "read", lambda: reads.append(1) or real())
+    assert audit_rows.verify_trail(trail) == []
+    assert len(reads) == 3  # 5, 5 and 2 of the 12
 
 
 def test_an_empty_trail_is_whole_and_has_the_first_head(database: Database) -> None:

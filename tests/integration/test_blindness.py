@@ -194,9 +194,9 @@ def test_no_endpoint_tells_anybody_the_answer_before_their_own_reveal(
         ("ann", "reveal", {}),
         ("ann", "compare", {"agreement": "amend", "amended_to": "no_tumour"}),
         ("ben", "claim", {}),
-        ("ben", "commit", {"fence": 1, "finding": "no_tumour", "certainty": 4}),
+        ("ben", "commit", {"fence": 2, "finding": "no_tumour", "certainty": 4}),
         ("cleo", "claim", {}),
-        ("cleo", "commit", {"fence": 1, "finding": "no_tumour", "certainty": 4}),
+        ("cleo", "commit", {"fence": 3, "finding": "no_tumour", "certainty": 4}),
     )
     revealed: set[str] = set()
     for who, step, fields in steps:
@@ -225,9 +225,9 @@ def a_house(empty: Path, folder: Path, kind: str) -> dict[str, str]:
     with Sandbox() as sandbox:
         app = make_room(database, blobs, sandbox, clock)
         app.state.room.protocols["brain-tumour-mr"] = protocol().model_copy(update={"reading": SECOND})
-        case_id = an_open_case(app, database, blobs, clock, kind)
         roles = {"ben": "reader", "cleo": "adjudicator", "vera": "viewer"}
         desks = {name: seat(app, database, name, role=role) for name, role in roles.items()}
+        case_id = an_open_case(app, database, blobs, clock, kind)
         shown = {}
         for step in ("before", "claim"):
             if step == "claim":
@@ -243,17 +243,14 @@ def a_house(empty: Path, folder: Path, kind: str) -> dict[str, str]:
 
 
 def an_open_case(app: FastAPI, database: Database, blobs: BlobStore, clock: Clock, kind: str) -> str:
-    """A case that has been on the list for half an hour and is due in three and a half."""
+    """A case on the list for half an hour and due in three and a half, which somebody has opened and left: to read on."""
     times = {"age": timedelta(minutes=30), "wait": timedelta(hours=4)}
-    if kind != "second":
-        seat(app, database, "ann")
-        return add_case(database, blobs, replace(AUDIT if kind == "audit" else Wanted(), **times), now=clock())  # type: ignore[arg-type]
-    clock.advance(minutes=-30)
-    case_id = add_case(database, blobs, Wanted(**times), now=clock())  # type: ignore[arg-type]
+    case_id = add_case(database, blobs, replace(AUDIT if kind == "audit" else Wanted(), **times), now=clock())  # type: ignore[arg-type]
     ann = seat(app, database, "ann")
     ann.post(f"/cases/{case_id}/claim")
-    assert ann.post(f"/cases/{case_id}/commit", fence=1, finding="tumour", certainty=4).status_code == 303
-    clock.advance(minutes=30)
+    read = {"finding": "tumour", "certainty": 4} if kind == "second" else {}
+    step = "commit" if kind == "second" else "release"
+    assert ann.post(f"/cases/{case_id}/{step}", fence=1, **read).status_code == 303
     return case_id
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import select
 
+from pipeline import emergencies
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.store import audit_rows, notice_rows
+from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.room_tables import emergency
 from pipeline.store.tables import audit_event
-from tests.reading_room_cases import Clock, Desk, Wanted, add_case, make_room, seat
+from tests.reading_room_cases import Clock, Desk, Wanted, add_account, add_case, make_room, seat
 
 WHY = "Unconscious patient, nobody of the specialty is in the house"
 
@@ -128,3 +131,42 @@ def test_an_emergency_shows_the_case_without_the_models_answer(
     case_id = add_case(database, blobs, Wanted())
     admin.post(f"/cases/{case_id}/emergency", reason=WHY)
     assert admin.get(f"/api/cases/{case_id}").json()["answer"] is None
+
+
+def test_asking_again_while_the_case_stands_open_changes_nothing_and_tells_nobody(
+    database: Database, blobs: BlobStore, admin: Desk, clock: Clock
+) -> None:
+    case_id = add_case(database, blobs, Wanted())
+    path = f"/api/cases/{case_id}/emergency"
+    first = admin.send(path, reason=WHY).json()
+    for _ in range(5):
+        clock.advance(minutes=10)
+        assert admin.send(path, reason=WHY).json() == first
+    assert rows(database) == (1, 1)
+    clock.advance(minutes=10)
+    assert admin.send(path, reason=WHY).json()["until"] == "2026-03-14T05:00:00Z"
+    assert rows(database) == (2, 2)
+
+
+def test_one_person_asking_many_times_at_one_moment_opens_the_case_once(
+    app: FastAPI, database: Database, blobs: BlobStore, clock: Clock
+) -> None:
+    case_id, account_id = add_case(database, blobs, Wanted()), add_account(database, "ada", role="admin")
+    ada, gate = Account(id=account_id, name="ada", role=Role.ADMIN, specialties=()), threading.Barrier(6)
+
+    def ask() -> None:
+        gate.wait()
+        emergencies.open_in_emergency(database, ada, case_id, WHY, now=clock())
+
+    asking = [threading.Thread(target=ask) for _ in range(6)]
+    for one in asking:
+        one.start()
+    for one in asking:
+        one.join()
+    assert rows(database) == (1, 1)
+
+
+def rows(database: Database) -> tuple[int, int]:
+    """How many emergencies were written down, and how many were told."""
+    with database.read() as connection:
+        return len(connection.execute(select(emergency)).all()), len(notice_rows.newest(connection, limit=99))

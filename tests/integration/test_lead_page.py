@@ -11,6 +11,7 @@ from pipeline.dicom.sandbox import Sandbox
 from pipeline.domain.case import Reason, Route
 from pipeline.oversight import Period
 from pipeline.store import emergency_rows, worklist_rows
+from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.sequences import new_id
 from pipeline.store.tables import read, worklist_item
@@ -29,6 +30,7 @@ from tests.reading_room_cases import (
     seat,
 )
 
+LEAD = Account(id="0" * 32, name="lead", role=Role.LEAD, specialties=())
 OUTSIDE = replace(ROUTINE, route=Route.OUT_OF_SCOPE, reasons=(Reason.WRONG_MODALITY,))
 PATIENT = ("Zzyzx", "Quagmire", "MRN-4711", "ACC-1", "19700203")
 
@@ -63,7 +65,7 @@ def test_arrivals_waits_and_loads_are_those_worked_out_by_hand(database, blobs):
     for wanted in (ROUTINE, ROUTINE, OUTSIDE):
         case_of(database, blobs, wanted)
 
-    found = oversight.figures(database, Period.DAY, now=NOW)
+    found = oversight.figures(database, Period.DAY, asking=LEAD, now=NOW)
 
     assert found.arrived == 7, "the stuck one came before the period"
     whole = {route: sum(bucket.places[route] for bucket in found.buckets) for route in Route}
@@ -85,7 +87,7 @@ def test_a_week_s_columns_are_days_and_hold_everything_once(database, blobs):
     for hours in (0, 5, 30, 100, 167, 169):
         case_of(database, blobs, replace(ROUTINE, age=timedelta(hours=hours)))
 
-    found = oversight.figures(database, Period.WEEK, now=NOW)
+    found = oversight.figures(database, Period.WEEK, asking=LEAD, now=NOW)
 
     assert [sum(bucket.places.values()) for bucket in found.buckets] == [1, 0, 1, 0, 0, 1, 1, 1]
     assert found.buckets[0].start == (NOW - timedelta(days=7)).replace(hour=0)
@@ -95,9 +97,9 @@ def test_an_audit_read_moves_no_figure_otherwise_than_a_review_does(database, bl
     """Whoever looks before and after an arrival learns what the worklist line shows, and not what the model said."""
 
     def moved(wanted):
-        before = counted(oversight.figures(database, Period.DAY, now=NOW))
+        before = counted(oversight.figures(database, Period.DAY, asking=LEAD, now=NOW))
         case_of(database, blobs, wanted)
-        after = counted(oversight.figures(database, Period.DAY, now=NOW))
+        after = counted(oversight.figures(database, Period.DAY, asking=LEAD, now=NOW))
         return {name: after[name] - before[name] for name in after}
 
     assert moved(AUDIT) == moved(Wanted())
@@ -209,8 +211,8 @@ def test_holds_pauses_and_offers_are_counted_while_they_last(database, blobs):
         ):
             connection.execute(update(worklist_item).where(worklist_item.c.case_id == case_id).values(**values))
 
-    now = oversight.figures(database, Period.DAY, now=NOW)
-    then = oversight.figures(database, Period.DAY, now=NOW + timedelta(minutes=16))
+    now = oversight.figures(database, Period.DAY, asking=LEAD, now=NOW)
+    then = oversight.figures(database, Period.DAY, asking=LEAD, now=NOW + timedelta(minutes=16))
 
     assert (now.standing.held, now.standing.paused, now.standing.offered) == (1, 1, 1)
     assert (then.standing.held, then.standing.paused, then.standing.offered) == (0, 0, 0)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
 from pipeline.dicom.sandbox import Sandbox
+from pipeline.errors import HaltPipeline
 from pipeline.store import audit_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
@@ -84,13 +85,18 @@ def test_a_change_of_any_case_rings_and_a_sign_in_does_not(
     assert look(frozenset(), after.newest).changed
 
 
-def heard(script: list[Glance], *, sessions: tuple[str, ...] = ("me",), events: int) -> dict[str, list[str]]:
+def heard(
+    script: Sequence[Glance | Exception], *, sessions: tuple[str, ...] = ("me",), events: int
+) -> dict[str, list[str]]:
     """What streams of these sessions send while the bell's looks find what the script says, and then nothing new."""
     looks = iter(script)
     everybody = frozenset(sessions)
 
     def look(_: frozenset[str], __: int | None) -> Glance:
-        return next(looks, Glance(newest=9, changed=False, alive=everybody))
+        found = next(looks, Glance(newest=9, changed=False, alive=everybody))
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def one(bell: Bell, session: str) -> list[str]:
         found = []
@@ -125,3 +131,24 @@ def test_a_ring_reaches_every_page_and_silence_is_beaten() -> None:
 def test_a_page_whose_session_ends_is_told_and_let_go() -> None:
     gone = [Glance(newest=1, changed=False, alive=frozenset({"you"}))]
     assert heard(gone, sessions=("me",), events=9) == {"me": ["live", "ended"]}
+
+
+def test_news_goes_on_after_a_look_that_failed_oddly() -> None:
+    looks: list[Glance | Exception] = [
+        Glance(newest=1, changed=False, alive=frozenset({"me"})),
+        HaltPipeline("the database answered oddly once"),
+        Glance(newest=2, changed=True, alive=frozenset({"me"})),
+    ]
+    assert heard(looks, sessions=("me",), events=2) == {"me": ["live", "changed"]}
+
+
+def test_of_many_pages_of_one_session_that_come_at_once_three_are_live() -> None:
+    async def run() -> list[int]:
+        bell = Bell(lambda asked, _: Glance(newest=1, changed=False, alive=asked), every=0.05)
+        streams = [live.stream(bell, "me", beat=0.2) for _ in range(30)]
+        firsts = await asyncio.gather(*(anext(one, None) for one in streams))
+        for one in streams:
+            await one.aclose()
+        return [index for index, first in enumerate(firsts) if first is not None]
+
+    assert asyncio.run(run()) == [0, 1, 2]

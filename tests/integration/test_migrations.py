@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
@@ -15,6 +19,9 @@ from pipeline.store import door_tables, room_tables  # noqa: F401 - their tables
 from pipeline.store.columns import metadata
 from pipeline.store.database import MIGRATIONS, SCHEMA, make_engine, open_database, upgrade
 from pipeline.store.tables import GUARDS
+from tests.conftest import _named as named
+from tests.conftest import _on_server as on_server
+from tests.reading_room_cases import NOW
 
 
 def test_the_guards_of_the_proof_are_those_of_the_decision_in_its_order() -> None:
@@ -96,3 +103,66 @@ def test_a_locked_file_means_trying_again_later(migrated_sqlite: Path, tmp_path:
         pytest.fail("two writers at once")
     first.close()
     second.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/old.db"
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    name = f"old_{uuid.uuid4().hex}"
+    on_server(server, f"CREATE DATABASE {name}")
+    yield named(server, name)
+    on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_OF_TYPE = {sa.DateTime: NOW, sa.Boolean: False, sa.JSON: {}, sa.Integer: 0}
+
+
+def put(connection: sa.Connection, table: sa.Table, **given: object) -> None:
+    """A row with something in every column that must hold something."""
+    asked = [column for column in table.columns if not column.nullable and column.server_default is None]
+    made = {c.name: next((v for kind, v in _OF_TYPE.items() if isinstance(c.type, kind)), "x") for c in asked}
+    connection.execute(table.insert().values(**made | given))
+
+
+def fill_an_older_database(url: str, *, reads: int) -> None:
+    engine = make_engine(url)
+    with engine.execution_options(secondread_begin="IMMEDIATE").begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", MIGRATIONS)
+        command.upgrade(config, "0004")
+        known = sa.MetaData()
+        known.reflect(connection)
+        put(connection, known.tables["account"], id="a", name="ann", role="reader", specialties=["n"])
+        put(connection, known.tables["study"], id="s", state="SEALED")
+        put(connection, known.tables["study_revision"], id="r", study_id="s", revision=1)
+        put(connection, known.tables["protocol_text"], digest="p")
+        of_case = {"study_id": "s", "revision_id": "r", "protocol_digest": "p", "state": "DECIDED"}
+        put(connection, known.tables["triage_case"], id="c", **of_case)
+        for number in range(reads):
+            item, of_item = f"i{number}", {"claimed_by": "a", "lease_until": NOW, "priority": 1, "state": "COMPLETED"}
+            put(connection, known.tables["worklist_item"], id=item, case_id="c", **of_item)
+            put(connection, known.tables["read"], id=item, item_id=item, case_id="c", reader_id="a", certainty=3)
+    engine.dispose()
+
+
+def test_an_older_database_keeps_its_reads_as_reads_of_the_first_round(empty_url: str) -> None:
+    fill_an_older_database(empty_url, reads=1)
+    database = open_database(empty_url, create=True)
+    with database.read() as connection:
+        rows = connection.execute(sa.text("SELECT item_id, round FROM read UNION SELECT id, round FROM worklist_item"))
+        assert rows.all() == [("i0", 1)]
+    database.close()
+
+
+def test_an_older_database_with_two_reads_of_one_reader_is_left_as_it_is_and_told_the_cure(empty_url: str) -> None:
+    fill_an_older_database(empty_url, reads=2)
+    with pytest.raises(HaltPipeline, match=r"1 cases hold several reads .* keep one read per case and reader"):
+        upgrade(empty_url)
+    engine = make_engine(empty_url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0004"
+    assert "draft" not in sa.inspect(engine).get_table_names()
+    engine.dispose()

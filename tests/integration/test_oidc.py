@@ -24,15 +24,19 @@ import werkzeug.serving
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+from sqlalchemy import select
 
+from pipeline import membership
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.reading_room import Provider, ReadingRoom
 from pipeline.store import people_rows
+from pipeline.store.account_rows import Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.people_rows import Person
+from pipeline.store.tables import audit_event
 from pipeline.web.provider import Flow
-from tests.reading_room_cases import ORIGIN, PASSWORD, Clock, Desk, add_account, make_room, seat, visitor
+from tests.reading_room_cases import NOW, ORIGIN, PASSWORD, Clock, Desk, add_account, make_room, seat, visitor
 
 with warnings.catch_warnings():
     import authlib.deprecate  # its own filter first, so that ours comes before it
@@ -284,6 +288,8 @@ def test_what_is_signed_with_a_published_key_is_believed(app: FastAPI, provider:
         {"aud": ["another-program"]},
         {"aud": None},
         {"azp": "another-program"},
+        {"aud": [ID, "another-program"]},
+        {"aud": [ID, "another-program"], "azp": "another-program"},
         {"iss": "http://127.0.0.1:1"},
         {"iss": None},
         {"exp": int(time.time()) - 3600},
@@ -294,7 +300,7 @@ def test_what_is_signed_with_a_published_key_is_believed(app: FastAPI, provider:
         {"sub": ""},
         {"sub": 7},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_a_token_that_says_something_else_is_not_believed(
     app: FastAPI, database: Database, provider: RealProvider, own_key: None, claims: dict[str, Any]
@@ -489,3 +495,44 @@ def test_no_address_that_a_browser_sends_leads_anywhere(app: FastAPI) -> None:
         assert "evil" not in url
     back = at_the_provider(desk.get("/sign-in/provider").headers["location"], "u-okafor")
     assert desk.get(f"{back}&next=https://evil.example").headers["location"] == "/"
+
+
+def test_a_token_for_several_is_believed_where_it_names_us_as_the_one_who_asked(
+    app: FastAPI, provider: RealProvider, own_key: None
+) -> None:
+    provider.change_token = lambda answer: resigned(answer, aud=[ID, "another-program"], azp=ID)
+    assert round_of(visitor(app), "u-okafor").status_code == 303
+
+
+@pytest.mark.parametrize("visit", ["999999999999.x", "99999999999.x", "9999999999.x", "0.x", ".x", "\u0661.x", "1."])
+def test_a_cookie_that_was_not_made_here_is_no_sign_in(app: FastAPI, visit: str) -> None:
+    desk = visitor(app)
+    headers = [(b"cookie", b"secondread-provider=" + visit.encode())]
+    answer = desk.client.get("/sign-in/provider/back?code=a&state=b", headers=headers)
+    assert answer.status_code == 400
+    assert "did not begin in this browser" in said(answer)
+
+
+def test_the_last_administrator_is_not_demoted_by_the_provider_and_another_one_is(database: Database) -> None:
+    def come(number: int, role: Role) -> Role:
+        subject = str(number) * 64
+        return membership.admit(
+            database, subject=subject, names=[f"boss {number}"], role=role, specialties=(), now=NOW
+        ).role
+
+    come(1, Role.ADMIN)
+    assert come(1, Role.VIEWER) is Role.ADMIN
+    assert person(database, "boss 1").role is Role.ADMIN
+    with database.read() as connection:
+        assert "last_admin_kept" in connection.execute(select(audit_event.c.event)).scalars().all()
+    come(2, Role.ADMIN)
+    assert come(1, Role.VIEWER) is Role.VIEWER
+    assert come(2, Role.VIEWER) is Role.ADMIN
+
+
+@pytest.mark.parametrize("name", ["command line", "Provider", "  REVIEW ", "sys\u200btem", "\uff49nit"])
+def test_nobody_is_named_like_the_house_itself(database: Database, name: str) -> None:
+    who = membership.admit(
+        database, subject="s" * 64, names=[name, "u-plain"], role=Role.READER, specialties=(), now=NOW
+    )
+    assert who.name == "u-plain"

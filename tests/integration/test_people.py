@@ -11,7 +11,7 @@ from httpx import Response
 
 from pipeline import membership
 from pipeline.dicom.sandbox import Sandbox
-from pipeline.store import audit_rows, people_rows, session_rows
+from pipeline.store import account_rows, audit_rows, people_rows, second_factor_rows, session_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.people_rows import Person
@@ -261,3 +261,36 @@ def test_the_front_door_leads_where_one_may_go(app: FastAPI, database: Database)
     homes = {"viewer": "/worklist", "lead": "/worklist", "admin": "/people", "data_scientist": "/lead"}
     for role, home in homes.items():
         assert seat(app, database, f"the {role}", role=role).get("/").headers["location"] == home
+
+
+def test_a_session_of_an_administrator_takes_its_own_account_over_by_no_reset(
+    app: FastAPI, database: Database, admin: Desk
+) -> None:
+    account = person(database, "ada").id
+    with database.transaction() as connection:
+        second_factor_rows.put_secret(connection, account_id=account, sealed="sealed", step=0)
+    own = {"Origin": ORIGIN, "X-CSRF-Token": admin.token}
+    for answer in (
+        admin.post(f"/people/{account}/password"),
+        admin.post(f"/people/{account}/second-factor"),
+        admin.send(f"/api/people/{account}/password"),
+        admin.client.delete(f"/api/people/{account}/second-factor", headers=own),
+    ):
+        assert answer.status_code in {403, 422}
+        assert "on your account" in answer.text
+    page = admin.get(f"/people/{account}").text
+    assert "Make a new password" not in page
+    assert "Remove the second factor" not in page
+    assert person(database, "ada").second_factor
+    with database.read() as connection:
+        stored = account_rows.find_by_id(connection, account)
+    assert account_rows.password_matches(stored, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    "name", ["outside system", "Command  Line", "provider", "\uff53\uff59\uff53\uff54\uff45\uff4d"]
+)
+def test_nobody_gets_a_name_of_the_house_itself(admin: Desk, name: str) -> None:
+    refused = admin.send("/api/people", name=name, role="reader")
+    assert refused.status_code == 422
+    assert "choose another" in refused.json()["detail"]

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import oversight
+from pipeline import membership, oversight
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.errors import NotAllowed, UnfinishedRead
 from pipeline.store import account_rows, audit_rows, notice_rows, safe_state_rows
@@ -166,6 +166,55 @@ def test_two_long_names_are_both_told_and_fit(database):
         actor = safe_state_rows.history(connection, limit=1)[0].actor
     assert "aaa and bbb" in actor
     assert len(actor) <= 64
+
+
+def later(**step):
+    return NOW + timedelta(**step)
+
+
+def test_an_account_made_after_the_stop_is_no_second_person_even_after_another_stop(database):
+    ada = person(database, "ada", "admin")
+    oversight.stop(database, ada, WHY, now=NOW)
+    made = membership.add_person(
+        database, actor="ada", name="puppet", role="lead", specialties=(), now=later(minutes=1)
+    )
+    puppet = Account(id=made.id, name="puppet", role=Role.LEAD, specialties=())
+    oversight.stop(database, ada, WHY, now=later(minutes=2))
+    oversight.ask_to_rearm(database, ada, WELL, now=later(minutes=3))
+
+    with pytest.raises(NotAllowed, match="since automation stopped"):
+        oversight.ask_to_rearm(database, puppet, WELL, now=later(minutes=4))
+    assert is_safe(database)
+    assert oversight.ask_to_rearm(database, puppet, WELL, now=later(days=8)).armed
+
+
+@pytest.mark.parametrize("change", ["password", "role", "let in"])
+def test_an_account_that_an_administrator_took_over_after_the_stop_is_no_second_person(database, change):
+    ada, bob = person(database, "ada", "admin"), person(database, "bob")
+    if change == "let in":
+        membership.set_disabled(database, ada, bob.id, disabled=True, now=NOW - timedelta(hours=1))
+    oversight.stop(database, ada, WHY, now=NOW)
+    oversight.ask_to_rearm(database, ada, WELL, now=later(minutes=1))
+    {
+        "password": lambda: membership.reset_password(database, actor=ada, account_id=bob.id, now=later(minutes=2)),
+        "role": lambda: membership.change_role(
+            database, ada, bob.id, role="lead", specialties=("neuroradiology",), now=later(minutes=2)
+        ),
+        "let in": lambda: membership.set_disabled(database, ada, bob.id, disabled=False, now=later(minutes=2)),
+    }[change]()
+
+    with pytest.raises(NotAllowed, match="since automation stopped"):
+        oversight.ask_to_rearm(database, bob, WELL, now=later(minutes=3))
+    assert is_safe(database)
+    assert oversight.ask_to_rearm(database, person(database, "eve"), WELL, now=later(minutes=4)).armed
+
+
+def test_what_was_done_to_an_account_before_the_stop_does_not_count(database):
+    ada, bob = person(database, "ada", "admin"), person(database, "bob")
+    membership.reset_password(database, actor=ada, account_id=bob.id, now=NOW - timedelta(minutes=1))
+    oversight.stop(database, ada, WHY, now=NOW)
+    oversight.ask_to_rearm(database, ada, WELL, now=later(minutes=1))
+    assert oversight.ask_to_rearm(database, bob, WELL, now=later(minutes=1)).armed
 
 
 @pytest.fixture

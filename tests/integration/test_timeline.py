@@ -125,14 +125,18 @@ def test_who_has_revealed_their_read_is_told_everything(database, blobs):
 
 
 def test_a_second_reader_is_told_nothing_that_tells_the_round_the_reads_or_the_answer(database, blobs):
-    """The same case with and without an earlier read gives the same blind story, letter for letter."""
+    """A case that was read and one that was only opened give the same blind story, letter for letter."""
     stories = []
     for number, has_second in enumerate((False, True)):
         case_id = add_case(database, blobs, Wanted(age=timedelta(hours=2)), files=mr_series())
         first, blind = person(database, f"dr.first{number}"), person(database, f"dr.blind{number}")
         note(database, "case_decided", case_id=case_id, actor="triage", route="REVIEW", reasons=["UNCERTAIN"])
-        if has_second:
-            note(database, "item.escalated", case_id=case_id, item=newest_item(database, case_id).id, minutes_overdue=9)
+        first_item = newest_item(database, case_id).id
+        note(database, "item.escalated", case_id=case_id, actor="noticing", item=first_item, minutes_overdue=9)
+        if not has_second:
+            note(database, "read.opened", case_id=case_id, actor=first.name, item=first_item, fence=1)
+            note(database, "read.released", case_id=case_id, actor=first.name, fence=1)
+        else:
             read_of(database, case_id, first)
             second_round(database, case_id)
             note(database, "result.unknown_to_us", case_id=case_id, finding="tumour")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from httpx import Response
 
 from pipeline.dicom.sandbox import Sandbox
@@ -15,7 +15,7 @@ from pipeline.store import account_rows, people_rows, token_rows
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
 from pipeline.store.token_rows import Scope
-from pipeline.web.rate_limit import Buckets, Rate, RateLimits, TooMany
+from pipeline.web.rate_limit import Buckets, Rate, RateLimits, TooMany, address_of
 from tests.reading_room_cases import (
     NOW,
     ORIGIN,
@@ -296,8 +296,53 @@ def test_a_flood_of_changes_or_of_tokens_is_answered_429_and_looking_is_not(
     for _ in range(2):
         assert desk.post("/worklist/next").status_code == 303
     assert desk.post("/worklist/next").status_code == 429
+    assert [ask(app, value).status_code for _ in range(2)] == [200, 200]
     refused = ask(app, value)
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["status"] == 429
     assert desk.get("/account").status_code == 200
+
+
+def test_a_stranger_uses_up_nobodys_rate_but_their_own(app: FastAPI, database: Database, clock: Clock) -> None:
+    two = Rate(burst=2, per_second=0.1)
+    app.state.limits = RateLimits.by(clock, sign_in=two, provider=two, unsafe=two)
+    desk, stranger = seat(app, database), visitor(app)
+    assert [stranger.send("/api/claim").status_code for _ in range(3)] == [401, 401, 429]
+    assert [ask(app, f"sr_{number}").status_code for number in range(2)] == [429, 429]
+    assert desk.post("/worklist/next").status_code == 303
+    assert [stranger.get("/sign-in/provider").status_code for _ in range(3)] == [404, 404, 429]
+    assert stranger.post("/sign-in", **sign_in_form(stranger)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_the_addresses_of_one_ipv6_network_share_a_bucket(host: str, key: str) -> None:
+    assert address_of(Request({"type": "http", "client": (host, 1)})) == key
+
+
+def test_an_answer_kept_for_a_token_is_not_told_to_a_token_that_may_less(
+    app: FastAPI, database: Database, admin: Desk
+) -> None:
+    account = service(database)
+    _, whole = token(admin, account, "worklist")
+    _, less = token(admin, account, "figures")
+
+    def search(value: str) -> Response:
+        headers = {"Authorization": f"Bearer {value}", "Idempotency-Key": "k1"}
+        return visitor(app).client.post("/api/worklist/search", json={"text": "MRN-4711"}, headers=headers)
+
+    assert search(whole).status_code == 200
+    refused = search(less)
+    assert refused.status_code >= 400
+    assert "idempotency-replayed" not in refused.headers
+    assert search(whole).headers["idempotency-replayed"] == "true"

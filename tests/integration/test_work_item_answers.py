@@ -16,7 +16,7 @@ from pipeline.store import account_rows
 from pipeline.store.account_rows import OUTSIDE_NAME
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from pipeline.store.tables import case, worklist_item
+from pipeline.store.tables import account, case, worklist_item
 from pipeline.web import hardening
 from tests.live_room import BEARER
 from tests.other_system import (
@@ -199,7 +199,9 @@ def test_nobody_signs_in_as_another_system(app: FastAPI, database: Database, blo
 
 
 def test_a_person_of_that_name_is_not_taken_for_a_system(database: Database, blobs: BlobStore, system: System) -> None:
-    add_account(database, OUTSIDE_NAME)
+    person = add_account(database)
+    with database.transaction() as connection:  # from before the name was reserved
+        connection.execute(account.update().where(account.c.id == person).values(name=OUTSIDE_NAME))
     add_case(database, blobs, Wanted())
     assert system.change(system.uid(), "IN PROGRESS") == 503
     with database.read() as connection:

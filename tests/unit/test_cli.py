@@ -215,7 +215,7 @@ def test_keys_are_of_one_house_and_one_purpose(tmp_path):
     ):
         keys = [key for house in (one, other) for key in asdict(house.keys).values()]
 
-    assert len(set(keys)) == len(keys) == 8
+    assert len(set(keys)) == len(keys) == 10
     assert {len(key) for key in keys} == {32}
 
 

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree as ET
 
 import pyotp
 import pytest
 from fastapi import FastAPI
 from httpx import Response
+from sqlalchemy import select
 
 from pipeline import membership
 from pipeline.dicom.sandbox import Sandbox
-from pipeline.store import account_rows, second_factor_rows
-from pipeline.store.account_rows import Account
+from pipeline.errors import RetryLater
+from pipeline.store import account_rows, second_factor_rows, session_rows
+from pipeline.store.account_rows import Account, Role
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
+from pipeline.store.tables import audit_event
 from pipeline.web import proving
 from pipeline.web.room import Room, RoomKeys
 from tests.reading_room_cases import PASSWORD, Clock, Desk, add_account, make_room, seat, visitor
@@ -69,6 +74,11 @@ def first_page(desk: Desk, name: str = "dr.okafor", password: str = PASSWORD) ->
 
 def second_page(desk: Desk, code: str) -> Response:
     return desk.post("/sign-in/code", code=code, csrf_token=token_of(desk, "/sign-in/code"))
+
+
+def events(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.execute(select(audit_event.c.event).order_by(audit_event.c.sequence)).scalars())
 
 
 def account_of(database: Database, name: str = "dr.okafor") -> Account:
@@ -312,11 +322,114 @@ def test_proving_takes_the_password_or_an_unused_code_and_counts_what_is_neither
     assert proving.proves(room, who, PASSWORD)
     assert proving.proves(room, who, f" {code[:3]} {code[3:]} ")
     assert not proving.proves(room, who, code)
-    for _ in range(5):
+    for _ in range(4):
         assert not proving.proves(room, who, "neither")
-    assert not proving.proves(room, who, PASSWORD)  # six in a row, the used code among them
-    clock.advance(seconds=3)
+    assert not proving.proves(room, who, PASSWORD)  # five were wrong, the used code among them
+    clock.advance(seconds=29)
+    assert not proving.proves(room, who, PASSWORD)
+    clock.advance(seconds=1)
+    for _ in range(7):  # what is right costs nothing
+        assert proving.proves(room, who, PASSWORD)
+    assert [event for event in events(database) if event == "proof.refused"] == ["proof.refused"] * 5
+
+
+def test_guesses_at_the_door_keep_nobody_from_proving_who_they_are(
+    app: FastAPI, database: Database, room: Room
+) -> None:
+    add_account(database)
+    for _ in range(8):
+        assert first_page(visitor(app), password="not the password").status_code == 401
+    assert first_page(visitor(app)).status_code == 401
+    assert proving.proves(room, account_of(database), PASSWORD)
+    assert first_page(visitor(app)).status_code == 401  # and proving forgives nothing at the door
+
+
+def test_guesses_at_one_moment_are_no_more_than_guesses_one_after_the_other(
+    database: Database, app: FastAPI, room: Room
+) -> None:
+    add_account(database)
+    who, gate, tried = account_of(database), threading.Barrier(12), []
+
+    def slow(_: object, __: str) -> bool:
+        tried.append(1)
+        return False
+
+    def guess() -> None:
+        gate.wait()
+        assert not proving.proves(room, who, "wrong")
+
+    with mock.patch.object(account_rows, "password_matches", slow):
+        guesses = [threading.Thread(target=guess) for _ in range(12)]
+        for one in guesses:
+            one.start()
+        for one in guesses:
+            one.join()
+    assert len(tried) == 5
+
+
+def test_what_nobody_came_to_judge_is_no_wrong_attempt(database: Database, app: FastAPI, room: Room) -> None:
+    add_account(database)
+    who = account_of(database)
+    with mock.patch.object(account_rows, "password_matches", side_effect=RetryLater("busy")):
+        for _ in range(9):
+            with pytest.raises(RetryLater):
+                proving.proves(room, who, PASSWORD)
     assert proving.proves(room, who, PASSWORD)
+
+
+def vouched_for(app: FastAPI, database: Database, who: Account | None = None) -> tuple[Desk, Account]:
+    """A session of somebody who has no password here, as it is just after their sign-in at the provider."""
+    room: Room = app.state.room
+    who = who or membership.admit(
+        database, subject="s" * 64, names=["dr.sso"], role=Role.READER, specialties=(), now=room.now()
+    )
+    with database.transaction() as connection:
+        cookie = session_rows.open_session(connection, account_id=who.id, now=room.now())
+    desk = visitor(app)
+    desk.client.cookies.set("secondread", cookie)
+    return replace(desk, token=token_of(desk, "/account")), who
+
+
+def test_whom_the_provider_vouches_for_replaces_the_second_factor_with_a_code_of_the_old_one_only(
+    app: FastAPI, database: Database, clock: Clock
+) -> None:
+    desk, who = vouched_for(app, database)
+    old = secret_on(desk)
+    assert desk.post("/account/second-factor", code=pyotp.TOTP(old).at(clock())).status_code == 303
+    clock.advance(minutes=1)
+    desk, _ = vouched_for(app, database, who)
+    new = secret_on(desk)
+    assert "A code of your present authenticator" in desk.get("/account/second-factor").text
+    with database.read() as connection:
+        before = second_factor_rows.sealed_secret(connection, who.id)
+    code = pyotp.TOTP(new).at(clock())
+    for proof in ("", "000000", code):
+        assert desk.post("/account/second-factor", code=code, password=proof).status_code == 422
+    with database.read() as connection:
+        assert second_factor_rows.sealed_secret(connection, who.id) == before
+    right = pyotp.TOTP(old).at(clock())
+    assert desk.post("/account/second-factor", code=code, password=right).status_code == 303
+
+
+@pytest.mark.parametrize(("minutes", "status"), [(9, 303), (10, 403)])
+def test_whom_the_provider_vouches_for_adds_a_second_factor_soon_after_signing_in_only(
+    app: FastAPI, database: Database, clock: Clock, minutes: int, status: int
+) -> None:
+    desk, _ = vouched_for(app, database)
+    clock.advance(minutes=minutes)
+    answer = desk.post("/account/second-factor", code=pyotp.TOTP(secret_on(desk)).at(clock()))
+    assert answer.status_code == status
+    assert ("ign in again and come back" in answer.text) is (status == 403)
+
+
+def test_an_account_with_a_second_factor_stays_shut_while_the_house_has_no_key_for_it(
+    app: FastAPI, database: Database, clock: Clock
+) -> None:
+    enrolled(app, database, clock)
+    app.state.room = replace(app.state.room, keys=RoomKeys())
+    desk = visitor(app)
+    assert first_page(desk).status_code == 401
+    assert "secondread" not in desk.client.cookies
 
 
 def test_proving_is_not_for_an_account_that_was_shut_out(app: FastAPI, database: Database, room: Room) -> None:

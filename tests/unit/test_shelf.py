@@ -13,10 +13,12 @@ import pytest
 from pipeline.dicom.headers import inspect_instance
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.domain.volume import Volume
-from pipeline.errors import DeferCase
+from pipeline.errors import DeferCase, RetryLater
 from pipeline.store.blobs import BlobStore
 from pipeline.store.json_values import header_json
+from pipeline.web import shelf as shelf_module
 from pipeline.web.shelf import ImageShelf, SeriesEntry, series_entries
+from pipeline.web.unreadable_series import UnreadableSeries
 from tests.reading_room_cases import mr_series, protocol
 
 
@@ -171,3 +173,58 @@ def test_a_length_is_known_only_where_every_loose_image_tells_the_same(blobs: Bl
     assert ImageShelf(cast("Sandbox", loose)).stack(other, blobs).pixel_mm is None
     silent = replace(series, headers=(replace(series.headers[0], pixel_spacing=None), *series.headers[1:]))
     assert ImageShelf(cast("Sandbox", Reader())).stack(silent, blobs).pixel_mm is None
+
+
+def test_only_so_many_wait_for_images_and_the_others_are_told_to_ask_later(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf_module, "MOST_WAITING", 2)
+    slow, ready = entry(mr_series(), blobs), entry(mr_series(), blobs)
+    reader = Gated(slow.digests[0])
+    shelf = ImageShelf(cast("Sandbox", reader))
+    shelf.stack(ready, blobs)
+    with ThreadPoolExecutor(2) as people:
+        waiting = [people.submit(shelf.stack, slow, blobs) for _ in range(2)]
+        assert reader.began.wait(30)
+        while shelf._places._value:  # until the second has its place too
+            threading.Event().wait(0.001)
+        with pytest.raises(RetryLater):
+            shelf.stack(slow, blobs)
+        assert shelf.stack(ready, blobs).values.shape == (3, 4, 4)
+        reader.gate.set()
+        assert waiting[0].result(30) is waiting[1].result(30)
+    assert shelf.stack(slow, blobs).values.shape == (3, 4, 4)
+
+
+def test_a_refused_series_is_read_again_after_a_minute_and_not_before(blobs: BlobStore) -> None:
+    series, seconds = entry(mr_series(), blobs), [100.0]
+    reader = Reader(refused=series.digests)
+    shelf = ImageShelf(cast("Sandbox", reader), seconds=lambda: seconds[0])
+    for moment in (100.0, 159.9, 160.0):
+        seconds[0] = moment
+        with pytest.raises(DeferCase, match="planted"):
+            shelf.stack(series, blobs)
+    assert reader.calls == 2 * 4  # the series and each of its three images, twice
+
+
+def test_only_the_last_refusals_are_remembered() -> None:
+    known = UnreadableSeries(lambda: 0.0)
+    for number in range(65):
+        known.note((str(number),), DeferCase("UNREADABLE", "planted"))
+    assert ("0",) not in known
+    assert ("1",) in known
+    known.refuse(("0",))
+    with pytest.raises(DeferCase, match="UNREADABLE: planted"):
+        known.refuse(("64",))
+
+
+def test_only_so_many_series_wait_to_be_read_ahead(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf_module, "MOST_AHEAD", 2)
+    series = [entry(mr_series(), blobs) for _ in range(4)]
+    reader = Gated(series[0].digests[0])
+    shelf = ImageShelf(cast("Sandbox", reader))
+    for one in series[:3]:
+        shelf.warm(one, blobs)
+    reader.gate.set()
+    shelf._ahead.shutdown(wait=True)
+    assert reader.calls == 2

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -14,10 +16,21 @@ from fastapi import FastAPI
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.errors import HaltPipeline
 from pipeline.store import account_rows, session_rows
-from pipeline.store.account_rows import create_account, delay_after
+from pipeline.store.account_rows import StoredPassword, create_account, delay_after
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database
-from tests.reading_room_cases import NOW, ORIGIN, PASSWORD, Clock, Desk, add_account, make_room, seat, visitor
+from tests.reading_room_cases import (
+    NOW,
+    ORIGIN,
+    PASSWORD,
+    Clock,
+    Desk,
+    TestClient,
+    add_account,
+    make_room,
+    seat,
+    visitor,
+)
 
 PAGE = "/account"
 
@@ -216,3 +229,97 @@ def test_a_name_is_taken_once_and_passwords_are_argon2id(database: Database) -> 
     assert stored.password_hash.startswith("$argon2id$")
     assert account_rows.password_matches(stored, PASSWORD)
     assert not account_rows.password_matches(stored, PASSWORD + " ")
+
+
+def test_many_guesses_at_one_moment_wait_like_guesses_one_after_the_other(app: FastAPI, database: Database) -> None:
+    """The right password comes last of sixteen that were all being hashed before the first of them was judged."""
+    add_account(database)
+    wrong, gate, judged = 15, threading.Barrier(16), threading.Semaphore(0)
+
+    def slow(_: object, password: str) -> bool:
+        gate.wait(20)
+        if password == PASSWORD:
+            for _ in range(wrong):
+                judged.acquire(timeout=20)
+        return password == PASSWORD
+
+    def guess(password: str) -> int:
+        status = (
+            desks.pop()
+            .client.post(
+                "/sign-in",
+                data={"name": "dr.okafor", "password": password, "csrf_token": ""} | tokens.pop(),
+                headers=own,
+            )
+            .status_code
+        )
+        judged.release()
+        return status
+
+    own = {"Origin": ORIGIN}
+    desks = [visitor(app) for _ in range(wrong + 1)]
+    tokens = [{"csrf_token": token_of(desk)} for desk in desks]
+    with mock.patch.object(account_rows, "password_matches", slow), ThreadPoolExecutor(wrong + 1) as many:
+        last = many.submit(guess, PASSWORD)
+        list(many.map(guess, ["wrong"] * wrong))
+        assert last.result() == 401
+
+
+@pytest.mark.parametrize("change", ["password", "disabled"])
+def test_what_changes_while_a_password_is_checked_counts(app: FastAPI, database: Database, change: str) -> None:
+    account_id = add_account(database)
+    matches = account_rows.password_matches
+
+    def meanwhile(stored: StoredPassword | None, password: str) -> bool:
+        right = matches(stored, password)
+        with database.transaction() as connection:
+            if change == "password":
+                account_rows.set_password(connection, account_id=account_id, name="x", password="another long one")
+            else:
+                account_rows.disable_account(connection, name="dr.okafor")
+        return right
+
+    with mock.patch.object(account_rows, "password_matches", meanwhile):
+        assert try_to_sign_in(visitor(app)) == 401
+
+
+def test_an_account_without_a_password_costs_a_password_check_and_takes_none(database: Database) -> None:
+    with database.transaction() as connection:
+        create_account(connection, name="dr.sso", password=None, role="reader", specialties=[], now=NOW)
+        stored = account_rows.find_for_sign_in(connection, "dr.sso")
+    with mock.patch.object(account_rows, "_hasher") as hasher:
+        hasher.hash.return_value = "the hash of nobody"
+        assert not account_rows.password_matches(stored, PASSWORD)
+        assert hasher.verify.call_count == 1
+        assert hasher.verify.call_args.args[0] != "!"
+
+
+def test_whoever_waits_too_long_for_a_password_check_is_asked_to_come_again(app: FastAPI, database: Database) -> None:
+    add_account(database)
+    taken = threading.BoundedSemaphore(2)
+    taken.acquire()
+    taken.acquire()
+    with mock.patch.object(account_rows, "_hashing", taken), mock.patch.object(account_rows, "_LONGEST_WAIT", 0.01):
+        assert try_to_sign_in(visitor(app)) == 503
+    assert try_to_sign_in(visitor(app)) == 303
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "//", "http://localhost]"])
+def test_an_origin_that_is_no_address_is_refused(app: FastAPI, origin: str) -> None:
+    desk = visitor(app)
+    fields = {"name": "dr.okafor", "password": PASSWORD, "csrf_token": token_of(desk)}
+    assert desk.client.post("/sign-in", data=fields, headers={"Origin": origin}).status_code == 403
+
+
+def test_a_house_with_https_takes_no_form_of_the_same_name_without_it(database: Database, tmp_path: Path) -> None:
+    app = make_room(database, BlobStore(tmp_path / "b"), cast("Sandbox", mock.Mock()), Clock(), https=True)
+    client = TestClient(app, base_url="https://localhost", follow_redirects=False)
+    page = client.get("/sign-in").text
+    found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert found
+    fields = {"name": "nobody", "password": PASSWORD, "csrf_token": found[1]}
+    statuses = [
+        client.post("/sign-in", data=fields, headers={"Origin": f"{scheme}://localhost"}).status_code
+        for scheme in ("http", "https")
+    ]
+    assert statuses == [403, 401]

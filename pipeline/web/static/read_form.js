@@ -1,5 +1,6 @@
 // The read: number keys choose in the group whose turn it is, Enter commits, the draft is saved as it grows.
 
+import { once } from "./once.js";
 import { local, localise } from "./times.js";
 
 localise(document);
@@ -197,8 +198,9 @@ if (form) {
   const done = document.querySelector("form[action$='/reveal'], form.compare, #take-next");
   const which = window.location.pathname.split("/").pop();
   if (done) Object.keys(sessionStorage).filter((key) => key.endsWith(`:${which}`)).forEach((key) => sessionStorage.removeItem(key));
+  once(document.getElementById("take-next"));
   document.addEventListener("keydown", (event) => {
-    if (typing(event) || modified(event)) return;
+    if (typing(event) || modified(event) || event.repeat) return;
     const button = { a: "button[value=agree]", d: "button[value=disagree]", n: "#take-next button" }[event.key];
     document.querySelector(button || "#nothing")?.click();
   });

@@ -1,5 +1,6 @@
 // The worklist: own time, keys, and a page that renews itself when something changed, without moving what one looks at.
 
+import { once } from "./once.js";
 import { localise } from "./times.js";
 
 const RENEW_SECONDS = 45; // without news, and where there is no stream at all
@@ -17,6 +18,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || isTyping(event.target)) return;
   const rows = links();
   const at = rows.indexOf(document.activeElement);
+  if (event.key === "n" && event.repeat) return;
   if (event.key === "n") document.getElementById("take-next")?.requestSubmit();
   else if (event.key === "j" || event.key === "ArrowDown") rows[Math.min(rows.length - 1, at + 1)]?.focus();
   else if (event.key === "k" || event.key === "ArrowUp") rows[Math.max(0, at - 1)]?.focus();
@@ -41,6 +43,7 @@ function showWaiting() {
   }, 250);
 }
 
+once(document.getElementById("take-next"));
 document.querySelector(".filters")?.addEventListener("submit", showWaiting);
 document.addEventListener("click", (event) => {
   const plain = event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from pipeline.errors import HaltPipeline
+
 revision = "0005"
 down_revision = "0004"
 
@@ -13,7 +15,8 @@ APPEND_ONLY = ("exposure", "emergency", "rearm_request")
 
 
 def upgrade() -> None:
-    """Add what the reading room needs; no row that exists is touched."""
+    """Add what the reading room needs; no row that exists is touched. Raises HaltPipeline for reads that cannot stay."""
+    _refuse_second_reads_of_one_reader()
     _widen_items_and_reads()
     _index_the_worklist()
     _widen_people()
@@ -21,6 +24,16 @@ def upgrade() -> None:
         make()
     for table in APPEND_ONLY:
         _refuse_changes(table)
+
+
+def _refuse_second_reads_of_one_reader() -> None:
+    twice = sa.text("SELECT case_id FROM read GROUP BY case_id, reader_id HAVING count(*) > 1 ORDER BY case_id")
+    cases = [row.case_id for row in op.get_bind().execute(twice)]
+    if cases:
+        raise HaltPipeline(
+            f"{len(cases)} cases hold several reads of one reader, the first is {cases[0]}; nothing was changed: "
+            "back the database up, keep one read per case and reader in the table 'read', and run 'secondread init' again"
+        )
 
 
 def _widen_items_and_reads() -> None:
@@ -102,8 +115,8 @@ def _make_notes_of_readers() -> None:
         sa.ForeignKeyConstraint(["account_id"], ["account.id"], name=op.f("fk_exposure_account_id")),
         sa.ForeignKeyConstraint(["case_id"], ["triage_case.id"], name=op.f("fk_exposure_case_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_exposure")),
+        sa.UniqueConstraint("case_id", "account_id", "kind", name=op.f("uq_exposure_case_id_account_id_kind")),
     )
-    op.create_index(op.f("ix_exposure_case_id_account_id"), "exposure", ["case_id", "account_id"], unique=False)
     op.create_table(
         "emergency",
         sa.Column("id", sa.String(length=36), nullable=False),

@@ -3,13 +3,20 @@
 
 const BATCH = 4 * 2 ** 20; // bytes asked for at once
 const AGAIN = 1500; // milliseconds before a failed request is made once more
+const TRIES = 5; // of a request that is answered with "later"
 
 class Broken extends Error {}
 
-export async function fetched(url, signal) {
+const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
+
+export async function fetched(url, signal, tries = TRIES) {
   const answer = await fetch(url, { credentials: "same-origin", signal }).catch((error) => {
     throw error.name === "AbortError" ? error : new Broken("The connection broke. What is here stays; scroll on to try again.");
   });
+  if (answer.status === 503 && tries > 1) {
+    await pause(1000 * Number(answer.headers.get("Retry-After") || 1));
+    return fetched(url, signal, tries - 1);
+  }
   if (answer.redirected) throw new Error("Your session has ended. Sign in again; a draft is kept in this tab.");
   if (answer.status === 404) throw new Error("These images cannot be shown any more. Open the case again.");
   if (!answer.ok) throw new Error("The images cannot be fetched now. Reload the page to try again.");
@@ -103,7 +110,7 @@ export class Series {
       return await once();
     } catch (error) {
       if (!(error instanceof Broken)) throw error;
-      await new Promise((done) => { setTimeout(done, AGAIN); });
+      await pause(AGAIN);
       return once();
     }
   }
