@@ -55,6 +55,10 @@ class StaleClaim(SecondreadError):
         return cls("your hold on this case has ended; your draft is kept, claim the case again to commit it")
 
 
+class NewerDraft(StaleClaim):
+    """The same reader saved a newer draft elsewhere: nothing was written."""
+
+
 class NotAllowed(SecondreadError):
     """This account may not do this with this case."""
 

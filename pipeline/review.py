@@ -208,11 +208,23 @@ def _is_to_read(connection: Transaction, reader: Account, case_id: str) -> bool:
 
 
 def save_draft(
-    database: Database, reader: Account, case_id: str, fence: int, content: Mapping[str, Any], *, now: datetime
+    database: Database,
+    reader: Account,
+    case_id: str,
+    fence: int,
+    content: Mapping[str, Any],
+    *,
+    seen: datetime | None = None,
+    now: datetime,
 ) -> datetime:
-    """Keep what is filled in and return the moment; raises StaleClaim where the case has passed on or is read."""
+    """Keep what is filled in and return the moment; raises StaleClaim where the case has passed on or is read.
+
+    `seen` is when the draft was saved that this one follows; raises NewerDraft where another tab saved one since.
+    """
     with database.transaction() as connection:
-        kept = draft_rows.save(connection, case_id=case_id, account_id=reader.id, fence=fence, content=content, now=now)
+        kept = draft_rows.save(
+            connection, case_id=case_id, account_id=reader.id, fence=fence, content=content, seen=seen, now=now
+        )
     if not kept:
         raise StaleClaim.ended()
     return now

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, Request, expect
 from pipeline.dicom.sandbox import Sandbox
 from pipeline.store.blobs import BlobStore
 from pipeline.store.database import Database, open_database
+from pipeline.web.room import Room
 from tests.reading_room_cases import PASSWORD, Wanted, add_account, add_case, make_room
 
 QUIET = [
@@ -48,6 +49,7 @@ class House:
     database: Database
     blobs: BlobStore
     clock: ShiftedClock
+    room: Room
 
     def add(self, wanted: Wanted, **more: Any) -> str:
         return add_case(self.database, self.blobs, wanted, now=self.clock(), **more)
@@ -78,7 +80,7 @@ def served_house(migrated: Path, folder: Path, **more: Any) -> Iterator[House]:
         thread.start()
         while not server.started:
             time.sleep(0.02)
-        yield House(f"http://127.0.0.1:{bound.getsockname()[1]}", database, blobs, clock)
+        yield House(f"http://127.0.0.1:{bound.getsockname()[1]}", database, blobs, clock, app.state.room)
         server.should_exit = True
         thread.join()
     database.close()

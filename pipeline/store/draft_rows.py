@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.domain.case import ItemState
+from pipeline.errors import NewerDraft
 from pipeline.store.room_tables import draft
 from pipeline.store.tables import worklist_item
 
@@ -24,10 +25,18 @@ class StoredDraft:
 
 
 def save(
-    connection: Connection, *, case_id: str, account_id: str, fence: int, content: Mapping[str, Any], now: datetime
+    connection: Connection,
+    *,
+    case_id: str,
+    account_id: str,
+    fence: int,
+    content: Mapping[str, Any],
+    seen: datetime | None = None,
+    now: datetime,
 ) -> bool:
     """Keep a draft; False where the item is closed or has passed to somebody else.
 
+    `seen` is when the draft was saved that this one follows; raises NewerDraft where the stored one is newer than that.
     A hold that merely ended does not matter: nobody else has the item, and nothing is written but the reader's own words.
     """
     query = select(worklist_item.c.id).where(
@@ -36,11 +45,19 @@ def save(
         worklist_item.c.claimed_by == account_id,
         worklist_item.c.fence == fence,
     )
-    item_id = connection.execute(query).scalar_one_or_none()
+    item_id = connection.execute(query.with_for_update()).scalar_one_or_none()
     if item_id is None:
         return False
+    _refuse_older(connection, item_id, account_id, seen)
     _write(connection, item_id, account_id, {"content": dict(content), "saved_at": now})
     return True
+
+
+def _refuse_older(connection: Connection, item_id: str, account_id: str, seen: datetime | None) -> None:
+    own = select(draft.c.saved_at).where(draft.c.item_id == item_id, draft.c.account_id == account_id)
+    saved = connection.execute(own).scalar_one_or_none()
+    if seen is not None and saved is not None and saved > seen:
+        raise NewerDraft("another tab has a newer draft of this read; reload the page to go on with it")
 
 
 def _write(connection: Connection, item_id: str, account_id: str, values: Mapping[str, Any]) -> None:

@@ -22,10 +22,14 @@ routers = (router, figures)
 
 
 class HeldDraft(Sent):
-    """A draft with the fence of the claim that it is made under."""
+    """A draft with the fence of the claim that it is made under.
+
+    `saved_at`, where it is sent, is that of the draft which this one follows: a newer one is not overwritten.
+    """
 
     fence: Fence
     draft: Draft
+    saved_at: Moment | None = None
 
 
 class ToldDraft(Told):
@@ -105,7 +109,9 @@ def show_draft(case_id: CaseId, room: Here, session: Reader) -> ToldDraft:
 def save_draft(case_id: CaseId, room: Here, session: Reader, sent: HeldDraft) -> ToldDraft:
     """Keep the caller's draft of a held case; nobody else is ever shown it, and the commit removes it."""
     content = sent.draft.model_dump(mode="json")
-    saved = review.save_draft(room.database, session.account, case_id, sent.fence, content, now=room.now())
+    saved = review.save_draft(
+        room.database, session.account, case_id, sent.fence, content, seen=sent.saved_at, now=room.now()
+    )
     return ToldDraft(saved_at=saved, draft=content)
 
 

@@ -209,3 +209,26 @@ def test_a_draft_must_be_a_draft(app: FastAPI, database: Database, blobs: BlobSt
         assert put(desk, case_id, **wrong).status_code == 422, wrong
     looking = seat(app, database, "dr.look", role="viewer")
     assert put(looking, case_id).status_code == 403
+
+
+def test_an_older_tab_does_not_overwrite_a_newer_draft(
+    app: FastAPI, database: Database, blobs: BlobStore, clock: Clock
+) -> None:
+    desk = seat(app, database)
+    case_id = claimed(desk, database, blobs)
+    first = put(desk, case_id).json()["saved_at"]
+
+    def follow(saved_at: str | None, comment: str) -> Response:
+        content = {"fence": 1, "draft": DRAFT | {"comment": comment}, "saved_at": saved_at}
+        headers = {"Origin": ORIGIN, "X-CSRF-Token": desk.token}
+        return desk.client.put(f"/api/cases/{case_id}/draft", json=content, headers=headers)
+
+    clock.advance(seconds=1)
+    newer = follow(first, "of the second tab")
+    assert newer.status_code == 200
+    clock.advance(seconds=1)
+    refused = follow(first, "of the first tab")
+    assert (refused.status_code, refused.json()["detail"][:30]) == (409, "another tab has a newer draft ")
+    assert desk.get(f"/api/cases/{case_id}/draft").json()["draft"]["comment"] == "of the second tab"
+    assert f'data-saved-at="{newer.json()["saved_at"].replace("Z", "+00:00")}"' in desk.get(f"/cases/{case_id}").text
+    assert follow(newer.json()["saved_at"], "of the second tab still").status_code == 200

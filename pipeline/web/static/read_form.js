@@ -98,6 +98,8 @@ function onKey(event) {
 const kept = form ? `draft:${form.dataset.reader}:${form.dataset.case}` : "";
 let waiting = null;
 let dirty = false;
+let saving = 0; // requests under way: what the second of them follows is not known yet
+let seen = form?.dataset.savedAt ?? null; // the draft that this tab's follows
 
 function draftOf() {
   const draft = { finding: "", certainty: "", comment: "", because: "", answers: {} };
@@ -115,22 +117,29 @@ function noteDraft(words) {
 async function saveDraft(leaving) {
   clearTimeout(waiting);
   dirty = false;
+  const follows = saving > 0 ? null : seen;
+  saving += 1;
   try {
     const answer = await fetch(`/api/cases/${form.dataset.case}/draft`, {
       method: "PUT",
       credentials: "same-origin",
       keepalive: leaving === true,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": form.dataset.csrf },
-      body: JSON.stringify({ fence: Number(form.dataset.fence), draft: draftOf() }),
+      body: JSON.stringify({ fence: Number(form.dataset.fence), draft: draftOf(), saved_at: follows }),
     });
+    if (answer.status === 409 && (await answer.clone().json()).detail.startsWith("another tab")) {
+      throw new Error("another tab has a newer draft; reload");
+    }
     if (!answer.ok) throw new Error(answer.status === 401 ? "sign in again" : "your hold has ended");
     const { saved_at: at } = await answer.json();
+    seen = at;
     if (!dirty) sessionStorage.removeItem(kept);
     noteDraft(`Draft saved ${local(new Date(at), true)}`);
   } catch (problem) {
     dirty = true;
     noteDraft(`Draft not saved: ${problem instanceof TypeError ? "offline" : problem.message}`);
   }
+  saving -= 1;
 }
 
 function changed() {
