@@ -160,7 +160,7 @@ def search_cases(room: Here, session: Session, sent: WantedText) -> ToldCases:
 
 @router.post("/cases/{case_id}/hand-over", response_model=ToldUntil)
 def hand_over_case(case_id: CaseId, room: Here, session: Reader, sent: WantedHandOver) -> ToldUntil:
-    """Give a case to a colleague, for whom alone it waits until the moment that is told."""
+    """Give a case to a colleague, to whom take-next leaves it until the moment that is told."""
     until = claiming.hand_over(room.database, session.account, case_id, sent.to, fence=sent.fence, now=room.now())
     return ToldUntil(until=until)
 
