@@ -52,9 +52,9 @@ def app(database: Database, blobs: BlobStore) -> Iterator[FastAPI]:
 def numbers_in(text: str) -> list[str]:
     """Planted numbers that a text shows, to three digits or as per cent."""
     spelt = {f"{p:.3f}" for p in PLANTED} | {f"{p:.2f}" for p in PLANTED} | {f"{100 * p:.1f}" for p in PLANTED}
-    spelt |= {str(p) for p in PLANTED} | {RELEASE[:8], "abab"}
+    spelt |= {str(p) for p in PLANTED} | {RELEASE[:12]}
     found = re.findall(r"\d+\.\d+", text)
-    return sorted({word for word in spelt if word in found} | {word for word in (RELEASE[:8], "abab") if word in text})
+    return sorted({word for word in spelt if word in found} | {word for word in (RELEASE[:12],) if word in text})
 
 
 def everything(desk: Desk, case_id: str) -> dict[str, str]:
