@@ -1,49 +1,19 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from pipeline import claiming
 from pipeline.store import account_rows
 from pipeline.store.account_rows import Account
-from tests.browser_room import QUIET, House, Watched, served_house, sign_in, wait_for_keys, watched_page
+from tests.browser_room import House, Watched, sign_in, wait_for_keys
 from tests.reading_room_cases import PRIORITY, Wanted, add_account, mr_series
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        reason = "Chromium is absent: 'make system' installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False, args=QUIET)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def house(migrated_sqlite: Path, tmp_path: Path) -> Iterator[House]:
-    with served_house(migrated_sqlite, tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def watched(browser: Browser, house: House) -> Iterator[Watched]:
-    with watched_page(browser, house) as seen:
-        yield seen
 
 
 def colleague(house: House, name: str = "dr.weiss") -> Account:
